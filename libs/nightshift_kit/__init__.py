@@ -1,0 +1,1 @@
+"""What every Nightshift service needs once."""

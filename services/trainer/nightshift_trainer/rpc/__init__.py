@@ -1,0 +1,1 @@
+"""Thin servicers: validate, one core call, render."""

@@ -1,0 +1,1 @@
+"""The narrow storage interface, its SQL and its migrations."""
