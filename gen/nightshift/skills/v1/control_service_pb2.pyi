@@ -65,7 +65,7 @@ class StopRequest(_message.Message):
     on_purpose_too: _builtins.bool
     """Also work that a person started on purpose (the global lock, shutdown)."""
     cause: _builtins.str
-    """Why ("user", "lock", "cancel", "shutdown", "platform_gone")."""
+    """Why ("user", "lock", "cancel", "shutdown", "restart", "platform_gone")."""
     skill_run: _builtins.str
     """Only the work of this run, without raising the fence; "" means all. Format: "skillRuns/{skill_run}"."""
     def __init__(

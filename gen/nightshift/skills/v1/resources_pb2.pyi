@@ -78,6 +78,8 @@ class _SkillRunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SkillRu
     """Denied, or its approval expired."""
     SKILL_RUN_STATE_NOTHING_TO_DO: _SkillRunState.ValueType  # 9
     """There was nothing to do."""
+    SKILL_RUN_STATE_QUEUED: _SkillRunState.ValueType  # 10
+    """Approved; starts by itself once nothing stands in its way (a user, the lock, another run)."""
 
 class SkillRunState(_SkillRunState, metaclass=_SkillRunStateEnumTypeWrapper):
     """State of a skill run."""
@@ -102,6 +104,8 @@ SKILL_RUN_STATE_DENIED: SkillRunState.ValueType  # 8
 """Denied, or its approval expired."""
 SKILL_RUN_STATE_NOTHING_TO_DO: SkillRunState.ValueType  # 9
 """There was nothing to do."""
+SKILL_RUN_STATE_QUEUED: SkillRunState.ValueType  # 10
+"""Approved; starts by itself once nothing stands in its way (a user, the lock, another run)."""
 Global___SkillRunState: _TypeAlias = SkillRunState  # noqa: Y015
 
 class _ApprovalState:
