@@ -271,7 +271,9 @@ class IdlenessReason(_message.Message):
     ALLOWS_IDLE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """Stable code: QUIET, ACTIVITY, IN_FLIGHT, BACKOFF, PLATFORM_DOWN, PLATFORM_UNKNOWN, GPU_IN_USE, EXPORTS_WRITTEN, STARTING."""
+    """Stable code: QUIET, ACTIVITY, IN_FLIGHT, BACKOFF, PLATFORM_UP, PLATFORM_DOWN,
+    PLATFORM_UNKNOWN, GPU_IN_USE, EXPORTS_WRITTEN, STARTING.
+    """
     allows_idle: _builtins.bool
     """Whether this condition allows idleness."""
     message: _builtins.str
