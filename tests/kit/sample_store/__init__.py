@@ -1,0 +1,1 @@
+"""A service's store in small, to try the storage engine with."""
