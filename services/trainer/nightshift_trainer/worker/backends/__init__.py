@@ -1,0 +1,1 @@
+"""What a training stands on: one interface, two implementations."""
