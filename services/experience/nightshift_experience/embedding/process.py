@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 import time
 from collections import OrderedDict, deque
@@ -57,6 +58,17 @@ class _Child:
         self.tasks: list[asyncio.Task[None]] = []
         self.stderr_tail: deque[int] = deque(maxlen=_STDERR_TAIL_BYTES)
         self.dead = False
+        self.ended: asyncio.Task[None] | None = None
+        # Popen.kill() would reap a child that asyncio's watcher is about to reap; a pidfd neither reaps nor
+        # can hit a stranger with a recycled number.
+        self._pidfd = os.pidfd_open(process.pid)
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def release(self) -> None:
+        os.close(self._pidfd)
 
     def fail(self, error: Exception) -> None:
         self.dead = True
@@ -297,21 +309,21 @@ class EmbeddingProcess:
             # Back off, so that a model that cannot be loaded does not cost a processor forever.
             self._failed_starts += 1
             self._not_before = self._monotonic() + min(30.0, 0.5 * 2**self._failed_starts)
-        self._reap_later(child, error)
+        self._bury(child, error)
 
-    def _reap_later(self, child: _Child, error: Exception) -> None:
+    def _bury(self, child: _Child, error: Exception) -> asyncio.Task[None]:
+        """Fails what the child owes and ends it; the task is done when the process is gone."""
         child.fail(error)
         if self._child is child:
             self._child = None
-        task = asyncio.create_task(_end(child))
-        self._reapers.add(task)
-        task.add_done_callback(self._reapers.discard)
+        if child.ended is None:
+            child.ended = asyncio.create_task(_end(child))
+            self._reapers.add(child.ended)
+            child.ended.add_done_callback(self._reapers.discard)
+        return child.ended
 
     async def _kill(self, child: _Child, error: Exception) -> None:
-        child.fail(error)
-        if self._child is child:
-            self._child = None
-        await _end(child)
+        await asyncio.shield(self._bury(child, error))
 
     def _unload_later(self) -> None:
         if self._unload is not None:
@@ -324,7 +336,7 @@ class EmbeddingProcess:
         child = self._child
         if child is None or child.owed or not child.ready.done():
             return
-        self._reap_later(child, ModelUnavailable("the embedding process was unloaded", retry_after_s=1.0))
+        self._bury(child, ModelUnavailable("the embedding process was unloaded", retry_after_s=1.0))
 
 
 async def _keep_tail(child: _Child) -> None:
@@ -336,15 +348,13 @@ async def _keep_tail(child: _Child) -> None:
 
 async def _end(child: _Child) -> None:
     """Kills the process, waits for it, and lets go of its pipes."""
-    with contextlib.suppress(ProcessLookupError):
-        child.process.kill()
+    child.kill()
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(child.process.wait(), _KILL_WAIT_S)
-    current = asyncio.current_task()
-    others = [task for task in child.tasks if task is not current]
-    for task in others:
+    child.release()
+    for task in child.tasks:
         task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.gather(*child.tasks, return_exceptions=True)
     if child.process.stdin is not None:
         child.process.stdin.close()
         with contextlib.suppress(ConnectionError):
