@@ -1,0 +1,1 @@
+"""Validation of proposals: one module a concern, all levels reported."""
