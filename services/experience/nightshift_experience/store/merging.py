@@ -1,0 +1,128 @@
+"""One run out of what several sources tell about it.
+
+An export is written by the machine that made the media, a live record by a caller that may not have waited
+for the end: so imported records come before live ones, later records of a source before earlier ones, and
+each field is taken from the first that knows it. A privacy block in any record withholds the texts of all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import orjson
+
+from nightshift_experience.aggregation.chains import chain_key
+from nightshift_experience.aggregation.contributions import Facts
+from nightshift_experience.runs import DIGEST_BYTES, PRIVACY_WITHHELD, Outcome, RunRecord, run_id_ms
+from nightshift_experience.sources.devserver.configs import interception_config
+from nightshift_experience.sources.devserver.devices import ProductionRule, session_key
+
+# Source of an importer; every other source is a live one.
+IMPORT_SOURCES = frozenset({"devserver-export"})
+
+
+@dataclass(slots=True)
+class StoredRecord:
+    """A record with its place in the order of arrival."""
+
+    record: RunRecord
+    arrival_seq: int
+
+
+@dataclass(slots=True)
+class MergedRun:
+    """A run as it stands in the table, but for what other rows decide (favourite, regeneration, numbers)."""
+
+    record: RunRecord
+    facts: Facts
+    session_key: str
+
+
+def encode(record: RunRecord) -> bytes:
+    """JSON of a record."""
+    return orjson.dumps(asdict(record))
+
+
+def decode(payload: bytes) -> RunRecord:
+    """The record that `encode` wrote."""
+    return RunRecord(**orjson.loads(payload))
+
+
+def content_digest(payload: bytes) -> bytes:
+    """Digest by which a record is recognised as the same."""
+    return hashlib.sha256(payload).digest()[:DIGEST_BYTES]
+
+
+def withhold_texts(record: RunRecord) -> RunRecord:
+    """The record without its texts and what could tell them."""
+    flags = sorted({*record.flags, PRIVACY_WITHHELD})
+    return replace(record, prompt=None, prompt_digest="", transformed_prompt=None, flags=flags)
+
+
+def is_withheld_by_export(record: RunRecord) -> bool:
+    """Whether an importer found a privacy block (a live record never knows)."""
+    return record.source in IMPORT_SOURCES and PRIVACY_WITHHELD in record.flags
+
+
+def merge(records: Sequence[StoredRecord]) -> RunRecord:
+    """The run that `records` (at least one) tell of."""
+    ordered = sorted(records, key=lambda r: (r.record.source not in IMPORT_SOURCES, -r.arrival_seq))
+    first = ordered[0].record
+    if len(ordered) == 1:
+        return first
+    merged = replace(first, models=dict(first.models))
+    for other in (stored.record for stored in ordered[1:]):
+        if merged.outcome == Outcome.INCOMPLETE:
+            merged.outcome = other.outcome
+        if not merged.interception_config and other.interception_config:
+            merged.interception_config = other.interception_config
+        for name in ("device", "language", "output_config", "config_name", "safety_level", "source_path"):
+            if not getattr(merged, name):
+                setattr(merged, name, getattr(other, name))
+        for name in ("end_us", "duration_us", "seed", "cost_usd", "transformed_prompt"):
+            if getattr(merged, name) is None:
+                setattr(merged, name, getattr(other, name))
+        if not merged.prompt_digest:
+            merged.prompt, merged.prompt_digest = other.prompt, other.prompt_digest
+        if not merged.media_types:
+            merged.media_types = other.media_types
+        merged.models = {**other.models, **merged.models}
+    flags = {flag for stored in ordered for flag in stored.record.flags}
+    if any(is_withheld_by_export(stored.record) for stored in ordered):
+        return withhold_texts(replace(merged, flags=sorted(flags)))
+    if merged.prompt is not None:
+        # A blocked live record is withheld because it cannot say why it was blocked; the export could.
+        flags.discard(PRIVACY_WITHHELD)
+    merged.flags = sorted(flags)
+    return merged
+
+
+def derive(record: RunRecord, rule: ProductionRule, known_outputs: Collection[str]) -> MergedRun:
+    """What follows from a merged record: session key, production, interception config, chain."""
+    key = session_key(record.device)
+    config = interception_config(
+        record.interception_config,
+        record.config_name,
+        record.output_config,
+        record.config_name in known_outputs,
+    )
+    ms = run_id_ms(record.run_id)
+    has_chain = (
+        record.outcome == Outcome.SUCCEEDED and record.prompt_digest and record.seed is not None and key
+    )
+    facts = Facts(
+        run_id=record.run_id,
+        order_ms=ms if ms is not None else record.start_us // 1000,
+        production=rule.is_production(key),
+        favorite=False,
+        outcome=int(record.outcome),
+        language=record.language,
+        interception_config=config,
+        output_config=record.output_config,
+        seed=record.seed,
+        chain_key=chain_key(key, record.prompt_digest, config, record.output_config) if has_chain else None,
+        regeneration_of=None,
+    )
+    return MergedRun(record, facts, key)
