@@ -1,0 +1,1 @@
+"""Everything of the kit that speaks gRPC: servers, channels, identities, credentials, stopping."""

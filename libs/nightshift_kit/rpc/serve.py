@@ -1,0 +1,274 @@
+"""The common `__main__` of the services: wire, serve, stop.
+
+async def wire(wiring: Wiring) -> None:
+    settings = service_settings(LabSettings, "lab", wiring.settings)
+    db = wiring.database(Database(settings.database_url, migrations="nightshift_lab", name="lab"))
+    wiring.acting(db)
+    wiring.add(add_LabServiceServicer_to_server, LabServicer(…), "nightshift.lab.v1.LabService")
+
+if __name__ == "__main__":
+    raise SystemExit(run("lab", wire))
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
+
+import grpc
+import structlog
+
+from nightshift_kit.audit import Outbox
+from nightshift_kit.clock import Clock, SystemClock
+from nightshift_kit.errors import NightshiftError
+from nightshift_kit.grants import FenceGate, GrantVerifier
+from nightshift_kit.rpc.channels import channel
+from nightshift_kit.rpc.control import ControlThread, control_services
+from nightshift_kit.rpc.guard import Authority
+from nightshift_kit.rpc.metrics import RpcMetrics
+from nightshift_kit.rpc.server import AddToServer, PortTaken, Server, ServerBuilder
+from nightshift_kit.rpc.stop import StopHub
+from nightshift_kit.rpc.tls import ensure_home, load_public_key
+from nightshift_kit.rpc.traffic import Limits
+from nightshift_kit.settings import PlaneSettings, plane_settings
+from nightshift_kit.storage import Database
+from nightshift_kit.telemetry import configure_logging
+
+PLAINTEXT_OFFSET: Final = 30
+GRACE_S: Final = 5.0
+
+_PR_SET_PDEATHSIG: Final = 1
+
+Wire = Callable[["Wiring"], Coroutine[Any, Any, None]]
+
+
+class Wiring:
+    """What a service's wiring function gets, and where it puts what it made.
+
+    Attributes:
+        name: Of the service.
+        settings: Of the plane.
+        clock: The machine's.
+        metrics: Where own metrics are registered (`metrics.registry`).
+        limits: Of the main server; may be replaced while wiring.
+    """
+
+    def __init__(self, name: str, settings: PlaneSettings, clock: Clock) -> None:
+        self.name = name
+        self.settings = settings
+        self.clock = clock
+        self.metrics = RpcMetrics(name)
+        self.limits = Limits()
+        self.hub: StopHub | None = None
+        self.main: list[tuple[AddToServer, Any, str]] = []
+        self.control: list[tuple[AddToServer, Any, str]] = []
+        self.authority: Authority | None = None
+        self.databases: list[Database] = []
+        self.background: list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]] = []
+        self.closers: list[Callable[[], Awaitable[None] | None]] = []
+
+    def database(self, db: Database) -> Database:
+        """Migrates a database, watches its health, closes it at the end."""
+        db.migrate()
+        self.databases.append(db)
+        return db
+
+    def acting(self, db: Database) -> StopHub:
+        """Makes this an acting service: grants, fence, StopService and OutboxService on the control server.
+
+        Args:
+            db: Has the kit's tables.
+
+        Returns:
+            The hub, for works that outlive a call (worker processes, threads).
+        """
+        gate = FenceGate(db, self.clock)
+        self.hub = StopHub(gate, self.clock)
+        verifier = GrantVerifier(load_public_key(self.settings, "grant"), self.name, self.clock)
+        self.authority = Authority(verifier, gate, self.hub)
+        for service in control_services(self.hub, db, Outbox(self.name, self.clock)):
+            self.add_control(*service)
+        return self.hub
+
+    def add(self, add_to_server: AddToServer, servicer: Any, full_name: str) -> None:
+        """Serves something on the main port."""
+        self.main.append((add_to_server, servicer, full_name))
+
+    def add_control(self, add_to_server: AddToServer, servicer: Any, full_name: str) -> None:
+        """Serves something on the control port. Its handlers run on another thread's event loop: what they
+        touch must be safe for that.
+        """
+        self.control.append((add_to_server, servicer, full_name))
+
+    def spawn(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Runs a coroutine function on the main loop while the service serves; it is cancelled at the end.
+        Should it end with an exception, the service says NOT_SERVING.
+        """
+        self.background.append((name, work))
+
+    def on_stop(self, close: Callable[[], Awaitable[None] | None]) -> None:
+        """Calls something (or awaits it) after the servers have stopped, last registered first, before the
+        databases close.
+        """
+        self.closers.append(close)
+
+    def channel(self, target_service: str, *, control: bool = False) -> grpc.aio.Channel:
+        """A channel to another service under this service's identity; closed at the end."""
+        made = channel(target_service, self.settings, f"service/{self.name}", control=control)
+        self.on_stop(made.close)
+        return made
+
+
+def run(name: str, wire: Wire, arguments: list[str] | None = None) -> int:
+    """The whole life of a service process. Returns its exit status.
+
+    Understands `--parent-pid PID` (given by the plane: the process dies with that parent).
+    """
+    parser = argparse.ArgumentParser(prog=f"nightshift_{name}")
+    parser.add_argument("--parent-pid", type=int, default=0)
+    chosen = parser.parse_args(arguments)
+    if chosen.parent_pid and not _die_with(chosen.parent_pid):
+        return 1
+    os.umask(0o077)
+    try:
+        settings = plane_settings()
+        ensure_home(settings)
+    except (NightshiftError, OSError, RuntimeError) as error:
+        print(f"nightshift_{name}: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    sink = configure_logging(name, settings.home / "logs", level=settings.log_level)
+    logger: Any = structlog.get_logger()
+    logger.info("settings", settings=str(settings))
+    try:
+        asyncio.run(serve(name, settings, wire))
+    except (NightshiftError, PortTaken, OSError) as error:
+        logger.critical("cannot serve", problem=str(error))
+        return 3
+    except Exception as error:
+        logger.critical("crashed", exc_info=error)
+        raise
+    finally:
+        sink.close()
+    return 0
+
+
+async def serve(
+    name: str,
+    settings: PlaneSettings,
+    wire: Wire,
+    *,
+    clock: Clock | None = None,
+    stopped: asyncio.Event | None = None,
+) -> None:
+    """Wires a service and serves until SIGTERM, SIGINT or `stopped`.
+
+    Raises:
+        PortTaken: one of its ports is in use.
+    """
+    wiring = Wiring(name, settings, clock or SystemClock())
+    stopped = stopped or asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    logger: Any = structlog.get_logger()
+    closing: list[Callable[[], Awaitable[None] | None]] = []
+    try:
+        try:
+            await wire(wiring)
+        finally:
+            closing += [db.close for db in wiring.databases]
+            closing += wiring.closers
+        metrics_server = wiring.metrics.serve(settings.metrics_port(name))
+        closing.append(metrics_server.close)
+        control = ControlThread(
+            lambda: _builder(wiring, "control"),
+            background=[wiring.hub.watch_leases] if wiring.hub is not None else [],
+        )
+        await asyncio.to_thread(control.start)
+        closing.append(lambda: asyncio.to_thread(control.stop))
+        server = _builder(wiring, "main").build()
+        await server.start()
+        closing.append(lambda: _drained(server, logger))
+        tasks = [_background(label, work, server, logger) for label, work in wiring.background]
+        tasks.append(asyncio.create_task(_watch_databases(wiring, server)))
+        logger.info("ready", show=True, port=server.port, control_port=settings.control_port(name))
+        await stopped.wait()
+        logger.info("stopping", show=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    finally:
+        for close in reversed(closing):
+            try:
+                result = close()
+                if inspect.isawaitable(result):
+                    await result
+            except Exception as error:
+                logger.error("closing failed", exc_info=error)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _builder(wiring: Wiring, label: str) -> ServerBuilder:
+    settings, name = wiring.settings, wiring.name
+    is_main = label == "main"
+    plaintext = settings.port(name) + PLAINTEXT_OFFSET if settings.insecure_loopback and is_main else None
+    builder = ServerBuilder(
+        name,
+        settings,
+        clock=wiring.clock,
+        authority=wiring.authority,
+        metrics=wiring.metrics,
+        port=settings.port(name) if is_main else settings.control_port(name),
+        plaintext_port=plaintext,
+        limits=wiring.limits if is_main else None,
+        label=label,
+    )
+    for add_to_server, servicer, full_name in wiring.main if is_main else wiring.control:
+        builder.add(add_to_server, servicer, full_name)
+    return builder
+
+
+def _background(
+    label: str, work: Callable[[], Coroutine[Any, Any, None]], server: Server, logger: Any
+) -> asyncio.Task[None]:
+    async def supervised() -> None:
+        try:
+            await work()
+        except Exception as error:
+            logger.error("background work failed", work=label, exc_info=error)
+            await server.set_healthy(False, f"background work failed: {label}")
+
+    return asyncio.create_task(supervised(), name=label)
+
+
+async def _watch_databases(wiring: Wiring, server: Server) -> None:
+    healthy = True
+    while True:
+        await asyncio.sleep(1.0)
+        problems = [db.problem for db in wiring.databases if db.problem is not None]
+        if healthy and problems:
+            # For good: after a failed fsync nobody knows what is on disk, and only a restart reads it anew.
+            healthy = False
+            await server.set_healthy(False, problems[0])
+
+
+async def _drained(server: Server, logger: Any) -> None:
+    cut = await server.stop(GRACE_S)
+    if cut:
+        logger.warning("calls were cut short", count=cut)
+
+
+def _die_with(parent_pid: int) -> bool:
+    """Asks the kernel to kill this process when its parent dies. False where the parent is gone already."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    return os.getppid() == parent_pid
