@@ -81,6 +81,8 @@ class Training:
         self._total_steps = 0
         self._smoothed: float | None = None
         self._loss = 0.0
+        self._learning_rate = 0.0
+        self._gradient_norm = 0.0
         self._rates: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW_STEPS)
         self._warm = False
 
@@ -142,21 +144,12 @@ class Training:
         self._smoothed = (
             loss if self._smoothed is None else _SMOOTHING * self._smoothed + (1 - _SMOOTHING) * loss
         )
+        self._learning_rate = float(logs["learning_rate"])
+        self._gradient_norm = float(logs.get("grad_norm", 0.0))
         self._rates.append((time.monotonic(), trainer._total_train_tokens))
-        point: dict[str, Any] = {
-            "kind": "step",
-            "time": time.time(),
-            "step": trainer.state.global_step,
-            "total_steps": self._total_steps,
-            "epoch": float(trainer.state.epoch),
-            "loss": loss,
-            "smoothed_loss": self._smoothed,
-            "learning_rate": float(logs["learning_rate"]),
-            "gradient_norm": float(logs.get("grad_norm", 0.0)),
-            "tokens_per_second": self._tokens_per_second(),
-            "memory_bytes": _memory_bytes(self._order.device),
-            "eta_s": self._eta_s(trainer.state.global_step),
-        }
+        point = self._point(trainer.state.global_step, float(trainer.state.epoch))
+        point["tokens_per_second"] = self._tokens_per_second()
+        point["eta_s"] = self._eta_s(trainer.state.global_step)
         self._checkpoint(trainer, lambda digest: self._links.put({**point, "checkpoint_digest": digest}))
         if self._links.stopping():
             raise exact.StopRequested
@@ -173,6 +166,8 @@ class Training:
                 self._spec = self._spec.replace(**split)
             self._smoothed = self.restored.state["smoothed_loss"]
             self._loss = self.restored.state["loss"]
+            self._learning_rate = self.restored.state["learning_rate"]
+            self._gradient_norm = self.restored.state["gradient_norm"]
         transformers.set_seed(self._spec.seed)
         loaded = self._backend.load(self._spec, self._order.device)
         rows = self._tokenize(loaded.tokenizer)
@@ -191,6 +186,10 @@ class Training:
         done = self.restored.step if self.restored is not None else 0
         if self.restored is not None:
             self._event("resumed", f"Goes on after step {done} of {self._total_steps}.")
+            if done:
+                # A kill between the disk and the telling leaves a step that nobody heard of.
+                point = self._point(done, self.restored.state["epoch"])
+                self._links.put({**point, "checkpoint_digest": self.restored.digest, "restored": True})
         if done < self._total_steps:
             trainer.train(resume_from_checkpoint=self._resume_folder())
             self.writer.wait_idle()
@@ -317,6 +316,8 @@ class Training:
                 },
                 "loss": self._loss,
                 "smoothed_loss": self._smoothed,
+                "learning_rate": self._learning_rate,
+                "gradient_norm": self._gradient_norm,
             }
         )
         self.writer.submit(step, self._buffer.pieces(), state, durable)
@@ -343,6 +344,22 @@ class Training:
                 "peak_memory_bytes": _peak_memory_bytes(self._order.device),
             }
         )
+
+    def _point(self, step: int, epoch: float) -> dict[str, Any]:
+        return {
+            "kind": "step",
+            "time": time.time(),
+            "step": step,
+            "total_steps": self._total_steps,
+            "epoch": epoch,
+            "loss": self._loss,
+            "smoothed_loss": self._smoothed,
+            "learning_rate": self._learning_rate,
+            "gradient_norm": self._gradient_norm,
+            "tokens_per_second": 0.0,
+            "memory_bytes": _memory_bytes(self._order.device),
+            "eta_s": None,
+        }
 
     def _event(self, event: str, message: str) -> None:
         self._links.put({"kind": "event", "time": time.time(), "event": event, "message": message})
