@@ -95,10 +95,11 @@ def running_server() -> Iterator[PostgresServer]:
     try:
         who = _ordinary_user(folder)
         data = folder / "data"
+        options = ["-U", "nightshift", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
         made = subprocess.run(
-            [binaries / "initdb", "-D", data, "-U", "nightshift", "-A", "trust", "-E", "UTF8"]
-            + ["--locale=C.UTF-8", "--no-sync"],
-            capture_output=True,
+            [str(binaries / "initdb"), "-D", str(data), *options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             check=False,
             cwd=folder,
             **who,
@@ -107,10 +108,15 @@ def running_server() -> Iterator[PostgresServer]:
             raise PostgresUnavailable(f"initdb failed: {made.stderr.decode(errors='replace')[-500:]}")
         # Crashes of the machine are no subject of these tests, so the server need not wait for the disk.
         quick = ["fsync=off", "full_page_writes=off", "max_connections=60", "shared_buffers=32MB"]
-        options = ["listen_addresses=", f"unix_socket_directories={folder}", *quick]
+        settings = ["listen_addresses=", f"unix_socket_directories={folder}", *quick]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
-                [binaries / "postgres", "-D", data, *(part for o in options for part in ("-c", o))],
+                [
+                    str(binaries / "postgres"),
+                    "-D",
+                    str(data),
+                    *(part for name in settings for part in ("-c", name)),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

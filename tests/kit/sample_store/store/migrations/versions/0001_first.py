@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from nightshift_kit.storage import UtcDateTime, create_kit_tables, drop_kit_tables
+from nightshift_kit.storage import create_kit_tables, drop_kit_tables
 
 revision = "0001"
 down_revision = None
