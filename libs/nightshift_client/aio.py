@@ -1,0 +1,131 @@
+"""The client for platforms on asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from nightshift_client.core import ClientCore, remaining_s
+from nightshift_client.delivery import Delivery, Statistics
+from nightshift_client.errors import ClientClosed, RecordRefused
+
+if TYPE_CHECKING:
+    from nightshift.experience.v1 import resources_pb2
+
+
+class AsyncClient:
+    """``Client`` for asyncio: the same arguments and promises; it never blocks the event loop."""
+
+    def __init__(
+        self,
+        home: str | Path | None = None,
+        *,
+        project: str = "default",
+        deadline_s: float = 0.05,
+        raise_errors: bool = False,
+        identity: str = "platform/default",
+        spool_dir: str | Path | None = None,
+        spool_max_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
+        self._core = ClientCore(
+            home=home,
+            project=project,
+            deadline_s=deadline_s,
+            raise_errors=raise_errors,
+            identity=identity,
+            spool_dir=spool_dir,
+            spool_max_bytes=spool_max_bytes,
+        )
+        atexit.register(self._core.close)
+
+    def report_activity(self, kind: str = "request", run_id: str = "") -> None:
+        """As ``Client.report_activity``: fire and forget, so there is nothing to await."""
+        self._core.report_activity(kind, run_id)
+
+    async def record_run(
+        self,
+        run: resources_pb2.Run | Mapping[str, Any],
+        *,
+        project: str | None = None,
+        deadline_s: float | None = None,
+    ) -> Delivery:
+        """As ``Client.record_run``.
+
+        Raises:
+            ClientError: only with ``raise_errors``.
+        """
+        began = time.monotonic()
+        try:
+            payload = self._core.begin_run(run, project)
+        except RecordRefused as error:
+            return self._core.refused(error)
+        return await self._deliver("run", payload, began, deadline_s)
+
+    async def record_feedback(
+        self,
+        run_id: str,
+        kind: str | int,
+        value: float | None = None,
+        *,
+        time_given: datetime | None = None,
+        project: str | None = None,
+        deadline_s: float | None = None,
+    ) -> Delivery:
+        """As ``Client.record_feedback``.
+
+        Raises:
+            ClientError: only with ``raise_errors``.
+        """
+        began = time.monotonic()
+        try:
+            payload = self._core.begin_feedback(run_id, kind, value, time_given, project)
+        except RecordRefused as error:
+            return self._core.refused(error)
+        return await self._deliver("feedback", payload, began, deadline_s)
+
+    def statistics(self) -> Statistics:
+        """Counters since the client began."""
+        return self._core.statistics()
+
+    async def close(self) -> None:
+        """Ends the background work within half a second; waiting records stay on disk."""
+        await asyncio.to_thread(self._core.close)
+        atexit.unregister(self._core.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _deliver(self, kind: str, payload: bytes, began: float, deadline_s: float | None) -> Delivery:
+        deadline_s = self._core.deadline_s if deadline_s is None else deadline_s
+        loop = asyncio.get_running_loop()
+        settled = asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+                loop.call_soon_threadsafe(settled.set)
+
+        try:
+            job = self._core.send(kind, payload, deadline_s, wake)
+        except ClientClosed as error:
+            return self._core.failed(error)
+        answer = None
+        if job is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, remaining_s(deadline_s, began))):
+                    await settled.wait()
+            answer = job.give_up()
+        if answer is not None and (answer.ok or answer.refused):
+            return self._core.conclude(kind, payload, answer, waited=True)
+        return await asyncio.to_thread(self._core.conclude, kind, payload, answer, waited=job is not None)

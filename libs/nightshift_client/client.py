@@ -1,0 +1,149 @@
+"""The client for synchronous platforms (Flask, Django, anything with threads)."""
+
+from __future__ import annotations
+
+import atexit
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from nightshift_client.core import ClientCore, remaining_s
+from nightshift_client.delivery import Delivery, Statistics
+from nightshift_client.errors import ClientClosed, RecordRefused
+
+if TYPE_CHECKING:
+    from nightshift.experience.v1 import resources_pb2
+
+
+class Client:
+    """Tells the plane what happens on a platform, and never gets in the platform's way.
+
+    With the plane down, slow or mad a call costs at most its deadline, and after three failures next to
+    nothing; runs and feedback wait on disk and are delivered later. Safe to share between threads; make one
+    a process, or one before forking (each child begins its own connection).
+
+    Args:
+        home: The plane's folder; None means NIGHTSHIFT_HOME, else the XDG state folder.
+        project: Project that runs belong to.
+        deadline_s: What a call of ``record_run`` or ``record_feedback`` may cost.
+        raise_errors: Whether failures are raised; else the returned ``Delivery`` alone tells them.
+        identity: Credential below HOME/credentials.
+        spool_dir: Folder of the waiting records; None means one below ``home``.
+        spool_max_bytes: Bound of that folder; the oldest records go first.
+    """
+
+    def __init__(
+        self,
+        home: str | Path | None = None,
+        *,
+        project: str = "default",
+        deadline_s: float = 0.05,
+        raise_errors: bool = False,
+        identity: str = "platform/default",
+        spool_dir: str | Path | None = None,
+        spool_max_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
+        self._core = ClientCore(
+            home=home,
+            project=project,
+            deadline_s=deadline_s,
+            raise_errors=raise_errors,
+            identity=identity,
+            spool_dir=spool_dir,
+            spool_max_bytes=spool_max_bytes,
+        )
+        atexit.register(self.close)
+
+    def report_activity(self, kind: str = "request", run_id: str = "") -> None:
+        """Says that a user is here. Fire and forget: takes microseconds, is coalesced to one report a 250 ms.
+
+        Args:
+            kind: "request", "generation_started", "generation_finished" (these two are never put together),
+            or
+                another word of at most 32 of [a-z_].
+            run_id: Run that a generation belongs to.
+        """
+        self._core.report_activity(kind, run_id)
+
+    def record_run(
+        self,
+        run: resources_pb2.Run | Mapping[str, Any],
+        *,
+        project: str | None = None,
+        deadline_s: float | None = None,
+    ) -> Delivery:
+        """Records one run.
+
+        Args:
+            run: The proto, or its fields by name (``run_id`` for the id; see ``nightshift_client.messages``).
+            project: Another project than the client's.
+            deadline_s: Another deadline than the client's.
+
+        Raises:
+            ClientError: only with ``raise_errors``.
+        """
+        began = time.monotonic()
+        try:
+            payload = self._core.begin_run(run, project)
+        except RecordRefused as error:
+            return self._core.refused(error)
+        return self._deliver("run", payload, began, deadline_s)
+
+    def record_feedback(
+        self,
+        run_id: str,
+        kind: str | int,
+        value: float | None = None,
+        *,
+        time_given: datetime | None = None,
+        project: str | None = None,
+        deadline_s: float | None = None,
+    ) -> Delivery:
+        """Records one signal about a run, which need not be known yet.
+
+        Args:
+            run_id: The platform's run id.
+            kind: "favorite", "unfavorite", "export", "regenerate", "delete", "rating" or "dwell".
+            value: 0 to 1 for a rating, seconds for a dwell.
+            time_given: When; None means now.
+            project: Another project than the client's.
+            deadline_s: Another deadline than the client's.
+
+        Raises:
+            ClientError: only with ``raise_errors``.
+        """
+        began = time.monotonic()
+        try:
+            payload = self._core.begin_feedback(run_id, kind, value, time_given, project)
+        except RecordRefused as error:
+            return self._core.refused(error)
+        return self._deliver("feedback", payload, began, deadline_s)
+
+    def statistics(self) -> Statistics:
+        """Counters since the client began."""
+        return self._core.statistics()
+
+    def close(self) -> None:
+        """Ends the background work within half a second; waiting records stay on disk."""
+        self._core.close()
+        atexit.unregister(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _deliver(self, kind: str, payload: bytes, began: float, deadline_s: float | None) -> Delivery:
+        deadline_s = self._core.deadline_s if deadline_s is None else deadline_s
+        try:
+            job = self._core.send(kind, payload, deadline_s)
+        except ClientClosed as error:
+            return self._core.failed(error)
+        answer = None if job is None else job.wait(remaining_s(deadline_s, began))
+        return self._core.conclude(kind, payload, answer, waited=job is not None)
