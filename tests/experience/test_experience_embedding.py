@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from nightshift_experience.embedding import (
     EmbeddingProcess,
     EmbeddingSettings,
@@ -78,7 +79,12 @@ def test_vectors_survive_the_frame(rows: int, columns: int) -> None:
 
 @given(st.binary(max_size=64))
 def test_bytes_that_are_no_frame_are_refused_by_type(data: bytes) -> None:
-    for decode in (framing.decode_header, framing.decode_texts, framing.decode_vectors, framing.decode_failure):
+    for decode in (
+        framing.decode_header,
+        framing.decode_texts,
+        framing.decode_vectors,
+        framing.decode_failure,
+    ):
         try:
             decode(data)
         except FrameError:

@@ -2,7 +2,7 @@
 
 NightshiftError
 ├── ModelRefused       FAILED_PRECONDITION MODEL_REFUSED      the folder holds no model that we would load
-├── ModelUnavailable   UNAVAILABLE         MODEL_UNAVAILABLE  the process starts anew, or died with the request
+├── ModelUnavailable   UNAVAILABLE         MODEL_UNAVAILABLE  the process starts anew, or has died
 └── EmbeddingStopped   FAILED_PRECONDITION PREEMPTED          background work was told to stop
 """
 

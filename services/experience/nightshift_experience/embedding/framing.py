@@ -82,7 +82,7 @@ def decode_vectors(payload: bytes) -> NDArray[np.float32]:
         raise FrameError("vectors without a shape")
     rows, columns = _SHAPE.unpack_from(payload)
     if len(payload) - _SHAPE.size != rows * columns * 4:
-        raise FrameError(f"{len(payload)} bytes for {rows}×{columns} vectors")
+        raise FrameError(f"{len(payload)} bytes for {rows} x {columns} vectors")
     return np.frombuffer(payload, dtype="<f4", offset=_SHAPE.size).reshape(rows, columns).astype(np.float32)
 
 

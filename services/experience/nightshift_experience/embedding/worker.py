@@ -64,8 +64,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _load(folder: str, threads: int) -> Any:
-    import torch  # noqa: PLC0415 - seconds of import, wanted only after the digest fits
-    from sentence_transformers import SentenceTransformer  # noqa: PLC0415
+    import torch
+    from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(threads)
     return SentenceTransformer(folder, device="cpu", local_files_only=True, trust_remote_code=False)

@@ -28,7 +28,7 @@ def fuse(*rankings: Sequence[IndexHit]) -> list[IndexHit]:
 
 
 def one_per_prompt(hits: Sequence[IndexHit]) -> list[IndexHit]:
-    """Keeps the newest run of each prompt at the prompt's best place, since a regeneration is no new neighbour."""
+    """The newest run of each prompt at the prompt's best place: a regeneration is no new neighbour."""
     newest: dict[str, IndexHit] = {}
     for hit in hits:
         known = newest.get(hit.prompt_digest)

@@ -105,16 +105,20 @@ class SearchIndex:
         """Name of the table; tells the model apart."""
         return self._name
 
-    def open(self) -> None:
-        """Opens the table or makes an empty one; a folder that cannot be read is thrown away.
+    def open(self, *, repair: bool = False) -> None:
+        """Opens the table or makes an empty one.
 
-        Whoever opens compares ``count`` with the marks in SQL and embeds again what is missing.
+        Args:
+            repair: Throw away a folder that cannot be read. Whoever opens then compares ``count`` with the
+                state in SQL and embeds again what is missing.
         """
         with self._write_lock:
             try:
                 self._table = self._open_table()
                 self._table.count_rows()
             except (OSError, RuntimeError, ValueError):
+                if not repair:
+                    raise
                 shutil.rmtree(self._folder, ignore_errors=True)
                 self._table = self._open_table()
 
@@ -168,6 +172,23 @@ class SearchIndex:
                 .execute(pa.table(columns, schema=self._schema))
             )
 
+    def known(self, project: str, run_ids: Sequence[str]) -> dict[str, tuple[str, str, str]]:
+        """(prompt digest, language, interception config) of those of the runs that are in the index."""
+        found: dict[str, tuple[str, str, str]] = {}
+        for start in range(0, len(run_ids), _IN_CHUNK):
+            names = ", ".join(_quote(run_id) for run_id in run_ids[start : start + _IN_CHUNK])
+            rows = (
+                self._table.search()
+                .where(f"project = {_quote(project)} AND run_id IN ({names})")
+                .select(["run_id", "prompt_digest", "language", "interception_config"])
+                .limit(None)
+                .to_arrow()
+                .to_pylist()
+            )
+            for row in rows:
+                found[row["run_id"]] = (row["prompt_digest"], row["language"], row["interception_config"])
+        return found
+
     def delete(self, project: str, run_ids: Sequence[str]) -> None:
         """Removes runs; unknown ones are no error."""
         for start in range(0, len(run_ids), _IN_CHUNK):
@@ -193,7 +214,7 @@ class SearchIndex:
         return found
 
     def nearest(self, vector: Vectors, where: IndexFilter, limit: int) -> list[IndexHit]:
-        """Rows by cosine similarity to a unit vector, best first; score is the cosine (−1 to 1)."""
+        """Rows by cosine similarity to a unit vector, best first; score is the cosine (-1 to 1)."""
         query = (
             self._table.search(vector, vector_column_name=_VECTOR)
             .distance_type("cosine")
@@ -249,6 +270,10 @@ class SearchIndex:
                     ),
                 )
             self._table.optimize(cleanup_older_than=_KEEP_VERSIONS)
+
+    def refresh(self) -> None:
+        """Sees what another process has compacted."""
+        self._table.checkout_latest()
 
     def close(self) -> None:
         """Lets go of the table."""

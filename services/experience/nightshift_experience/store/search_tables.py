@@ -272,7 +272,7 @@ def replace_opportunities(
 def list_opportunities(
     connection: sa.Connection, project: str, after_place: int, limit: int
 ) -> list[tuple[int, StoredOpportunity]]:
-    """(place, opportunity) best first, after a place (−1 for the first)."""
+    """(place, opportunity) best first, after a place (-1 for the first)."""
     rows = connection.execute(
         sa.select(opportunities)
         .where(opportunities.c.project == project, opportunities.c.place > after_place)
