@@ -73,7 +73,7 @@ class Serving:
         return f"127.0.0.1:{self.port}"
 
     def credential(self, identity: str) -> Credential:
-        """Credential of "person/…", "platform/…" or "service/…"; "viewer" and "approver" make such a person."""
+        """Credential of "person/…", "platform/…" or "service/…"; "viewer", "approver", "admin" make one."""
         if identity in {"viewer", "approver", "admin"}:
             path = self.settings.home / "credentials" / "person" / f"{identity}.pem"
             if not path.exists():

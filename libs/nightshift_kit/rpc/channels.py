@@ -70,8 +70,9 @@ def _credential(home: Path, identity: str) -> Credential:
 
 
 def credential_for(settings: PlaneSettings, identity: str) -> Credential:
-    """The credential that this process shows as `identity`; read once, so that grants minted for its thumbprint
-    fit the certificate that the channels show.
+    """The credential that this process shows as `identity`.
+
+    It is read once, so that grants minted for its thumbprint fit the certificate that the channels show.
     """
     return _credential(settings.home, identity)
 
@@ -132,7 +133,7 @@ def _traced(details: ClientCallDetails) -> ClientCallDetails:
         return details
     metadata = Metadata(*(details.metadata or ()))
     for key, value in ((TRACEPARENT_KEY, trace.traceparent), (REQUEST_ID_KEY, trace.request_id)):
-        if key not in metadata:
+        if metadata.get(key) is None:
             metadata.add(key, value)
     return ClientCallDetails(
         details.method, details.timeout, metadata, details.credentials, details.wait_for_ready

@@ -36,7 +36,7 @@ class StopServicer(pb_grpc.StopServiceServicer):
     def __init__(self, hub: StopHub) -> None:
         self._hub = hub
 
-    async def Stop(self, request: pb.StopRequest, context: Any) -> AsyncIterator[pb.StopResponse]:  # type: ignore[override]
+    async def Stop(self, request: pb.StopRequest, context: Any) -> AsyncIterator[pb.StopResponse]:
         """See the proto."""
         async for event in self._hub.stop(
             request.fence,
@@ -54,7 +54,7 @@ class StopServicer(pb_grpc.StopServiceServicer):
                 boottime=boottime,
             )
 
-    async def RenewLease(self, request: pb.RenewLeaseRequest, context: Any) -> pb.RenewLeaseResponse:  # type: ignore[override]
+    async def RenewLease(self, request: pb.RenewLeaseRequest, context: Any) -> pb.RenewLeaseResponse:
         """See the proto."""
         fence, skill_runs = await self._hub.renew(request.fence, request.skill_runs)
         return pb.RenewLeaseResponse(fence=fence, skill_runs=skill_runs)
@@ -67,7 +67,7 @@ class OutboxServicer(pb_grpc.OutboxServiceServicer):
         self._db = db
         self._outbox = outbox
 
-    async def ListOutboxEvents(  # type: ignore[override]
+    async def ListOutboxEvents(
         self, request: pb.ListOutboxEventsRequest, context: Any
     ) -> pb.ListOutboxEventsResponse:
         """See the proto."""

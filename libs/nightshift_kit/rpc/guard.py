@@ -14,6 +14,7 @@ import inspect
 import secrets
 import traceback
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol
 
@@ -27,11 +28,9 @@ from nightshift_kit.errors import (
     CallerNotAllowed,
     Code,
     DeadlineRequired,
-    GrantInvalid,
     IdentityMissing,
     Internal,
     NightshiftError,
-    Preempted,
 )
 from nightshift_kit.grants import FenceGate, Grant, GrantVerifier
 from nightshift_kit.rpc.access_log import AccessLog
@@ -58,7 +57,14 @@ from nightshift_kit.rpc.policies import Kind, MethodRule, PolicyMissing
 from nightshift_kit.rpc.statuses import DETAILS_KEY, decode_error, render
 from nightshift_kit.rpc.traffic import Traffic
 
-READ_DEADLINE_S: Final = 10.0
+# What a call without a deadline gets, so that plain grpcurl works and nothing waits for ever. Commands may
+# take longer: one of them can wait for a whole skill run.
+_ASSUMED_DEADLINE_S: Final = {
+    Kind.READ: 10.0,
+    Kind.PLATFORM_WRITE: 10.0,
+    Kind.CONTROL: 10.0,
+    Kind.COMMAND: 60.0,
+}
 
 
 class Works(Protocol):
@@ -104,7 +110,7 @@ class Guard:
         """The handler to register instead of the servicer's own.
 
         Raises:
-            PolicyMissing: an acting method on a server that cannot check grants, or one with a request stream.
+            PolicyMissing: an acting method with a request stream, or on a server that cannot check grants.
             TypeError: the servicer's method is not a coroutine function (unary answer) or an async generator
                 (stream).
         """
@@ -121,6 +127,7 @@ class Guard:
 
     def _single(self, rule: MethodRule, behaviour: Callable[..., Any]) -> Callable[..., Any]:
         """Handler with one answer."""
+        assumed_s = None if rule.client_streaming else _ASSUMED_DEADLINE_S.get(rule.kind)
 
         async def serve(incoming: Any, context: ServicerContext) -> bytes:
             passage = Passage(rule, context)
@@ -129,26 +136,26 @@ class Guard:
                 self._traffic.enter(passage)
                 request, call, untrack = self._admit(passage, incoming)
                 enter_call(call)
-                if call.deadline_s is None and not rule.client_streaming:
-                    answer = await _within(READ_DEADLINE_S, behaviour(request, context))
+                if call.deadline_s is None and assumed_s is not None:
+                    answer = await _within(assumed_s, behaviour(request, context))
                 else:
                     answer = await behaviour(request, context)
                 data: bytes = answer.SerializeToString()
-                context.set_trailing_metadata(((REQUEST_ID_KEY, passage.trace.request_id),))
-                self._finish(passage, "OK", "")
-                return data
             except asyncio.CancelledError:
                 failure = self._cancelled(passage)
             except grpc.aio.AbortError:
-                self._finish(passage, context.code().name if context.code() else "UNKNOWN", "")
+                self._aborted(passage)
                 raise
             except Exception as error:  # noqa: BLE001 - the one place where every error gets its status
                 failure = self._failure(passage, error)
+            else:
+                self._succeed(passage)
+                return data
             finally:
                 if untrack is not None:
                     untrack()
                 self._traffic.leave(passage)
-            await self._refuse(passage, failure)
+            return await self._refuse(passage, failure)
 
         return serve
 
@@ -158,36 +165,37 @@ class Guard:
         async def serve(incoming: Any, context: ServicerContext) -> AsyncIterator[bytes]:
             passage = Passage(rule, context)
             untrack: Callable[[], None] | None = None
-            answers: Any = None
             try:
                 self._traffic.enter(passage)
                 request, call, untrack = self._admit(passage, incoming)
                 enter_call(call)
-                answers = behaviour(request, context)
-                async for answer in answers:
-                    yield answer.SerializeToString()
-                context.set_trailing_metadata(((REQUEST_ID_KEY, passage.trace.request_id),))
-                self._finish(passage, "OK", "")
-                return
+                async with aclosing(behaviour(request, context)) as answers:
+                    async for answer in answers:
+                        yield answer.SerializeToString()
             except asyncio.CancelledError:
                 failure = self._cancelled(passage)
+            except GeneratorExit:
+                # The caller left while gRPC was sending.
+                self._finish(passage, "CANCELLED", "")
+                raise
             except grpc.aio.AbortError:
-                self._finish(passage, context.code().name if context.code() else "UNKNOWN", "")
+                self._aborted(passage)
                 raise
             except Exception as error:  # noqa: BLE001 - the one place where every error gets its status
                 failure = self._failure(passage, error)
+            else:
+                self._succeed(passage)
+                return
             finally:
                 if untrack is not None:
                     untrack()
                 self._traffic.leave(passage)
-                if answers is not None:
-                    await answers.aclose()
             await self._refuse(passage, failure)
 
         return serve
 
     def _admit(self, passage: Passage, incoming: Any) -> tuple[Any, Call, Callable[[], None] | None]:
-        """Checks a call in the order identity, grant, deadline, validation; gives the request and the call."""
+        """Checks a call in the order identity, grant, deadline, validation; gives request and call."""
         rule = passage.rule
         identity = self._identify(passage)
         remaining_s = passage.context.time_remaining()
@@ -229,25 +237,20 @@ class Guard:
             problem = error
         else:
             authority.verifier.check_arguments(grant, call.arguments_digest)
-        if rule.single_use and not grant.arguments_digest and problem is None and grant.tier > 1:
-            raise GrantInvalid("The grant names no arguments.")
         # First known to the stop, then checked against the fence: a stop in between is noticed either way.
         untrack = authority.works.track_call(
             grant, f"{rule.name} {call.request_id}", passage.interrupt_threadsafe
         )
         try:
             authority.gate.check(grant)
-            if call.deadline_s is None and not rule.server_streaming:
-                raise DeadlineRequired("Calls that act need a deadline.")
-            if problem is not None:
-                raise problem
+            _require_deadline(call, rule)
+            request = _or_raise(request, problem)
         except BaseException:
             untrack()
             raise
         call.grant = grant
         call.single_use = rule.single_use
         call.gate = authority.gate
-        assert request is not None
         return request, call, untrack
 
     def _identify(self, passage: Passage) -> Identity:
@@ -308,17 +311,30 @@ class Guard:
             code, message, ((DETAILS_KEY, details), (REQUEST_ID_KEY, passage.trace.request_id))
         )
 
+    def _succeed(self, passage: Passage) -> None:
+        passage.context.set_trailing_metadata(((REQUEST_ID_KEY, passage.trace.request_id),))
+        self._finish(passage, "OK", "")
+
+    def _aborted(self, passage: Passage) -> None:
+        code: Any = passage.context.code()
+        self._finish(passage, getattr(code, "name", "UNKNOWN"), "")
+
     def _finish(self, passage: Passage, code: str, reason: str) -> None:
         duration_s = passage.finish()
         self._metrics.observe(passage.rule.name, code, reason, duration_s)
         self._access_log.write(passage, code, reason, duration_s)
 
 
-def preempted(cause: str) -> Preempted:
-    """What an interrupted background call answers."""
-    return Preempted(
-        "Stopped for a user." if cause == "user" else f"Stopped: {cause}.", metadata={"cause": cause}
-    )
+def _require_deadline(call: Call, rule: MethodRule) -> None:
+    if call.deadline_s is None and not rule.server_streaming:
+        raise DeadlineRequired("Calls that act need a deadline.")
+
+
+def _or_raise(request: Message | None, problem: NightshiftError | None) -> Message:
+    if problem is not None:
+        raise problem
+    assert request is not None
+    return request
 
 
 async def _requests(request_class: type[Message], incoming: AsyncIterator[bytes]) -> AsyncIterator[Message]:
@@ -373,5 +389,5 @@ async def _missing(_request: Any, _context: Any) -> Any:
 
 
 async def _missing_stream(_request: Any, _context: Any) -> AsyncIterator[Any]:
-    raise MethodUnimplemented("This server does not have the method.")
-    yield
+    for answer in [await _missing(_request, _context)]:
+        yield answer

@@ -102,20 +102,23 @@ class Wiring:
         self.main.append((add_to_server, servicer, full_name))
 
     def add_control(self, add_to_server: AddToServer, servicer: Any, full_name: str) -> None:
-        """Serves something on the control port. Its handlers run on another thread's event loop: what they
-        touch must be safe for that.
+        """Serves something on the control port.
+
+        Its handlers run on another thread's event loop: what they touch must be safe for that.
         """
         self.control.append((add_to_server, servicer, full_name))
 
     def spawn(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Runs a coroutine function on the main loop while the service serves; it is cancelled at the end.
+
         Should it end with an exception, the service says NOT_SERVING.
         """
         self.background.append((name, work))
 
     def on_stop(self, close: Callable[[], Awaitable[None] | None]) -> None:
-        """Calls something (or awaits it) after the servers have stopped, last registered first, before the
-        databases close.
+        """Calls something, or awaits it, when the servers have stopped and before the databases close.
+
+        Last registered, first called.
         """
         self.closers.append(close)
 
@@ -211,7 +214,7 @@ async def serve(
                 if inspect.isawaitable(result):
                     await result
             except Exception as error:
-                logger.error("closing failed", exc_info=error)
+                logger.exception("closing failed", exc_info=error)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
 
@@ -243,7 +246,7 @@ def _background(
         try:
             await work()
         except Exception as error:
-            logger.error("background work failed", work=label, exc_info=error)
+            logger.exception("background work failed", work=label, exc_info=error)
             await server.set_healthy(False, f"background work failed: {label}")
 
     return asyncio.create_task(supervised(), name=label)

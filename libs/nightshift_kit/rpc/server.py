@@ -1,10 +1,10 @@
 """The server builder: every gRPC server of the plane is made here.
 
-What a server brings with it: health (`grpc.health.v1`, for "" and each service), reflection, channelz where asked;
-mutual TLS; the guard of `rpc.guard` around every method (identity, grants, deadlines, decoding, typed errors,
-metrics, log); at most 4 MiB a message and 16 KiB of metadata; OVERLOADED with RetryInfo beyond its limits;
-`grpc.so_reuseport=0`, so that a second process on the same port fails instead of sharing it; DRAINING for new
-calls while it stops. A method without a usable policy keeps it from being built.
+What a server brings with it: health (`grpc.health.v1`, for "" and each service), reflection, channelz where
+asked; mutual TLS; the guard of `rpc.guard` around every method (identity, grants, deadlines, decoding, typed
+errors, metrics, log); at most 4 MiB a message and 16 KiB of metadata; OVERLOADED with RetryInfo beyond its
+limits; `grpc.so_reuseport=0`, so that a second process on the same port fails instead of sharing it; DRAINING
+for new calls while it stops. A method without a usable policy keeps it from being built.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class ServerBuilder:
         name: Of the service, which is the credential it shows ("lab").
         settings: Home and insecure_loopback.
         clock: For grants' times.
-        authority: What acting methods are checked with; without one a server with acting methods is not built.
+        authority: What acting methods are checked with; needed by a server that has such methods.
         metrics: Shared by the servers of a process; an own one where None.
         port: Port to listen on; 0 takes a free one.
-        plaintext_port: Port of the additional listener without TLS, only under `insecure_loopback`; None for none.
+        plaintext_port: Of an additional listener without TLS, only under `insecure_loopback`; None for none.
         host: Address to listen on.
         credential: Explicit certificate; needed for any host but loopback.
         limits: Calls, streams, sizes.
@@ -78,10 +78,11 @@ class ServerBuilder:
     ) -> None:
         if not _is_loopback(host) and credential is None:
             raise BindRefused(
-                f"{host} is no loopback address: give the certificate explicitly, the development CA is not for that"
+                f"{host} is no loopback address, and the development CA is for loopback only: "
+                "give the certificate explicitly"
             )
         if plaintext_port is not None and not (settings.insecure_loopback and _is_loopback(host)):
-            raise BindRefused("a port without TLS exists only on loopback and only with insecure_loopback")
+            raise BindRefused("a port without TLS exists on loopback only, and only with insecure_loopback")
         self._name = name
         self._host = host
         self._port = port
@@ -107,7 +108,7 @@ class ServerBuilder:
 
         Args:
             add_to_server: The generated `add_…Servicer_to_server`.
-            servicer: Its methods are coroutine functions, or async generators where they answer with a stream.
+            servicer: Its methods are coroutine functions; async generators where they answer with a stream.
             full_name: As in the proto ("nightshift.lab.v1.LabService").
 
         Raises:
@@ -260,8 +261,9 @@ class _Collector:
 
 
 def _behaviour(handler: Any) -> Callable[..., Any]:
-    found = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-    assert callable(found)
+    found: Callable[..., Any] = (
+        handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    )
     return found
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from nightshift_kit.errors import Code, FieldViolation, NightshiftError
 
@@ -68,7 +68,8 @@ def decode_error(error: grpc.RpcError) -> RichError:
     """Reads the details of a failed call, of the aio or of the sync stack."""
     code = error.code()
     message = error.details() or ""
-    for key, value in error.trailing_metadata() or ():
+    trailers: Any = error.trailing_metadata() or ()
+    for key, value in trailers:
         if key == DETAILS_KEY:
             try:
                 status = status_pb2.Status.FromString(value if isinstance(value, bytes) else value.encode())

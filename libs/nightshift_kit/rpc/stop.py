@@ -176,6 +176,7 @@ class StopHub:
 
         Args:
             fence: The new fence; ignored with `skill_run`.
+            cause: Why ("user", "lock", "cancel", "shutdown", "platform_gone").
             on_purpose_too: Also what persons started.
             skill_run: Only this run's works, without raising the fence; "" means all.
         """
@@ -269,7 +270,7 @@ class StopHub:
         try:
             action()
         except Exception as error:
-            self._logger.error("stopping a work failed", work=one.work.name, exc_info=error)
+            self._logger.exception("stopping a work failed", work=one.work.name, exc_info=error)
 
     async def _exit(self, one: Registration) -> int:
         event = asyncio.Event()
@@ -286,4 +287,4 @@ class StopHub:
             await self.gate.raise_to(fence)
         except NightshiftError as error:
             # The gate is raised in memory, and closed after a start: a full disk must not keep work running.
-            self._logger.error("the fence is not durable", fence=fence, reason=error.reason)
+            self._logger.exception("the fence is not durable", fence=fence, reason=error.reason)

@@ -1,0 +1,227 @@
+"""What makes a grant count: the fence, and the one effect in whose transaction it is redeemed."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+import sqlalchemy as sa
+
+from nightshift_kit.clock import Clock
+from nightshift_kit.errors import Code, GrantReplayed, NightshiftError, Preempted
+from nightshift_kit.grants.tokens import Grant, Tier
+from nightshift_kit.ids import new_id
+from nightshift_kit.storage import KIT, Database
+
+# Row of kit_fence that belongs to background work.
+_FENCE_NAME: Final = "background"
+
+
+class EffectUnfinished(NightshiftError):
+    """The same call has been done by another process in this very moment."""
+
+    code = Code.UNAVAILABLE
+    reason = "EFFECT_UNFINISHED"
+
+
+class FenceGate:
+    """Highest fence that this service has seen, in memory and durably. Safe to use from any thread.
+
+    Background grants of a lower fence are refused. After a start everything in the background is refused
+    until skills has told the fence in force (Stop or RenewLease). Grants of a person's own doing pass.
+    """
+
+    def __init__(self, db: Database, clock: Clock) -> None:
+        self._db = db
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._highest = db.read_sync(read_fence)
+        self._open = False
+
+    @property
+    def highest(self) -> int:
+        """Highest fence seen, 0 before the first."""
+        return self._highest
+
+    @property
+    def is_open(self) -> bool:
+        """Whether skills has told the fence since the start."""
+        return self._open
+
+    def raise_in_memory(self, fence: int) -> bool:
+        """Voids all background grants below the fence from now on, without waiting for a disk.
+
+        Returns:
+            Whether the fence is at least the highest seen; a lower one comes from a stale skills and changes
+            nothing.
+        """
+        with self._lock:
+            if fence < self._highest:
+                return False
+            self._highest = fence
+            self._open = True
+            return True
+
+    async def raise_to(self, fence: int) -> bool:
+        """As raise_in_memory, and durable when it returns. Raises the storage's typed errors."""
+        known = self.raise_in_memory(fence)
+        if known:
+            await self._db.write(store_fence, fence, self._clock.now())
+        return known
+
+    def check(self, grant: Grant) -> None:
+        """Raises Preempted for a background grant of a lower fence, or while the gate is closed."""
+        if grant.on_purpose:
+            return
+        with self._lock:
+            is_open, highest = self._open, self._highest
+            if is_open and grant.fence > highest:
+                # Signed by skills, so that fence is in force already; the news has not come here yet.
+                self._highest = grant.fence
+        if not is_open:
+            raise Preempted(
+                "This service has just started and waits for skills to tell the fence in force.",
+                metadata={"fence": str(grant.fence)},
+                retry_after_s=1.0,
+            )
+        if grant.fence < highest:
+            raise Preempted(
+                "Background work of this fence was stopped for a user.",
+                metadata={"fence": str(grant.fence), "highest": str(highest)},
+            )
+
+
+def read_fence(connection: sa.Connection) -> int:
+    """Highest fence in the store, 0 if none."""
+    table = KIT.fence
+    found = connection.execute(sa.select(table.c.fence).where(table.c.name == _FENCE_NAME))
+    return found.scalar_one_or_none() or 0
+
+
+def store_fence(connection: sa.Connection, fence: int, now: dt.datetime) -> None:
+    """Raises the stored fence; a lower one changes nothing."""
+    table = KIT.fence
+    found = connection.execute(
+        sa.select(table.c.fence).where(table.c.name == _FENCE_NAME)
+    ).scalar_one_or_none()
+    if found is None:
+        connection.execute(table.insert().values(name=_FENCE_NAME, fence=fence, at=now))
+    elif fence > found:
+        connection.execute(table.update().where(table.c.name == _FENCE_NAME).values(fence=fence, at=now))
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """One acting call's right to its effect, used inside the transaction of that effect.
+
+    `begin` first, `finish` last, both on the transaction's connection: either everything of the call is
+    committed (change, audit event, redeemed grant, answer) or nothing.
+    """
+
+    grant: Grant
+    method: str
+    arguments_digest: str
+    single_use: bool
+    actor: str
+    now: Callable[[], dt.datetime]
+    gate: FenceGate | None = field(default=None, compare=False)
+
+    @classmethod
+    def for_tests(
+        cls,
+        *,
+        skill: str = "skills/test",
+        skill_run: str = "skillRuns/test",
+        tier: Tier = Tier.MANUAL,
+        method: str = "nightshift.test.v1.TestService/Act",
+        fence: int = 0,
+        jti: str = "",
+        arguments_digest: str = "0" * 64,
+        single_use: bool = True,
+        on_purpose: bool = True,
+        initiator: str = "person/admin/tester",
+        gate: FenceGate | None = None,
+    ) -> Self:
+        """An effect without a call, for tests of a core."""
+        grant = Grant(
+            skill=skill,
+            skill_digest="test",
+            skill_run=skill_run,
+            tier=tier,
+            methods=frozenset({method}),
+            fence=fence,
+            jti=jti or new_id(),
+            expires_at=dt.datetime.max.replace(tzinfo=dt.UTC),
+            audience="test",
+            thumbprint="test",
+            approval="approvals/test",
+            arguments_digest=arguments_digest,
+            on_purpose=on_purpose,
+            initiator=initiator,
+        )
+        return cls(
+            grant, method, arguments_digest, single_use, initiator, lambda: dt.datetime.now(dt.UTC), gate
+        )
+
+    def begin(self, connection: sa.Connection) -> bytes | None:
+        """Checks the fence again, and whether the grant was redeemed already.
+
+        Returns:
+            None when the effect may take place; the stored answer where this very call has had its effect.
+
+        Raises:
+            Preempted: a user has come since the call began.
+            GrantReplayed: the grant was used for another method or other arguments.
+        """
+        self._check_fence(connection)
+        if not self.single_use:
+            return None
+        table = KIT.redeemed
+        row = connection.execute(
+            sa.select(table.c.arguments_digest, table.c.answer).where(table.c.jti == self.grant.jti)
+        ).one_or_none()
+        if row is None:
+            return None
+        if row.arguments_digest != self._call_digest:
+            raise GrantReplayed(
+                "The grant was used already, for something else.", metadata={"jti": self.grant.jti}
+            )
+        return bytes(row.answer)
+
+    def finish(self, connection: sa.Connection, answer: bytes) -> None:
+        """Redeems the grant and stores the answer (serialised) for an identical retry.
+
+        Raises:
+            EffectUnfinished: another process is doing the same; this transaction must not commit.
+        """
+        if not self.single_use:
+            return
+        try:
+            connection.execute(
+                KIT.redeemed.insert().values(
+                    jti=self.grant.jti, arguments_digest=self._call_digest, answer=answer, at=self.now()
+                )
+            )
+        except sa.exc.IntegrityError as error:
+            raise EffectUnfinished(
+                "The same call has just been done elsewhere; ask again for its answer.",
+                metadata={"jti": self.grant.jti},
+                retry_after_s=0.5,
+            ) from error
+
+    @property
+    def _call_digest(self) -> str:
+        # A grant may name several methods, so the arguments alone do not say which call it was.
+        return f"{self.method} {self.arguments_digest}"
+
+    def _check_fence(self, connection: sa.Connection) -> None:
+        if self.gate is not None:
+            self.gate.check(self.grant)
+        if not self.grant.on_purpose and self.grant.fence < (stored := read_fence(connection)):
+            raise Preempted(
+                "Background work of this fence was stopped for a user.",
+                metadata={"fence": str(self.grant.fence), "highest": str(stored)},
+            )
