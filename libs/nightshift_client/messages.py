@@ -27,14 +27,13 @@ def run_request(
 
     Args:
         run: The proto, or its fields by name. ``run_id`` may stand for ``name``; instants may be datetimes,
-        Unix
-            seconds or RFC 3339; spans timedeltas or seconds; ``outcome`` may be short ("succeeded").
+            Unix seconds or RFC 3339; spans timedeltas or seconds; ``outcome`` may be short ("succeeded").
             ``source`` defaults to "live" and ``start_time`` to now.
         project: Project that the run belongs to unless its name says otherwise.
 
     Raises:
         RecordRefused: RECORD_INVALID for what cannot be put into the proto, RECORD_TOO_LARGE for what is
-        over 4 MiB.
+            over 4 MiB.
     """
     message = resources_pb2.Run()
     if isinstance(run, resources_pb2.Run):

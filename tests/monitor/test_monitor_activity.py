@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from nightshift_monitor.activity import ActivityLedger, ActivityRecord, ActivityReport
 from nightshift_monitor.errors import ActivityInvalid
 
@@ -100,7 +101,15 @@ def test_the_longest_backoff_wins_and_none_reaches_beyond_a_day() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"kind": "Über"}, {"kind": "x" * 33}, {"kind": ""}, {"count": 0}, {"count": -1}, {"run_id": "a\x00"}, {"run_id": "r" * 257}],
+    [
+        {"kind": "Über"},
+        {"kind": "x" * 33},
+        {"kind": ""},
+        {"count": 0},
+        {"count": -1},
+        {"run_id": "a\x00"},
+        {"run_id": "r" * 257},
+    ],
 )
 def test_reports_that_say_nothing_sensible_are_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ActivityInvalid):
@@ -109,7 +118,8 @@ def test_reports_that_say_nothing_sensible_are_refused(fields: dict[str, object]
 
 KINDS = st.sampled_from(["request", "generation_started", "generation_finished", "typing"])
 REPORTS = st.lists(
-    st.tuples(KINDS, st.sampled_from(["", "a", "b", "c"]), st.integers(1, 3), st.integers(0, 400)), max_size=30
+    st.tuples(KINDS, st.sampled_from(["", "a", "b", "c"]), st.integers(1, 3), st.integers(0, 400)),
+    max_size=30,
 )
 
 

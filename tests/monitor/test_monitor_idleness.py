@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from nightshift_monitor.idleness import ExportsFact, Facts, PlatformFact, PlatformState, UseFact, judge
 
 S = 1_000_000_000
@@ -60,7 +61,9 @@ def test_each_hindrance_alone_keeps_the_machine_from_being_idle(change: dict[str
 
 
 def test_a_witness_that_cannot_be_asked_is_not_counted() -> None:
-    facts = replace(IDLE, uses=(UseFact("GPU_IN_USE", None, "away"),), exports=ExportsFact(None, "unreadable"))
+    facts = replace(
+        IDLE, uses=(UseFact("GPU_IN_USE", None, "away"),), exports=ExportsFact(None, "unreadable")
+    )
     assert hindrances(facts) == []
 
 
@@ -85,9 +88,10 @@ FACTS = st.builds(
     in_flight_timeout_ns=st.integers(1, 5_000 * S),
     quiet_until_ns=INSTANTS,
     platform=st.builds(PlatformFact, st.sampled_from(PlatformState), st.just(""), st.none() | INSTANTS),
-    uses=st.lists(st.builds(UseFact, st.just("GPU_IN_USE"), st.sampled_from([True, False, None]), st.just("")), max_size=2).map(
-        tuple
-    ),
+    uses=st.lists(
+        st.builds(UseFact, st.just("GPU_IN_USE"), st.sampled_from([True, False, None]), st.just("")),
+        max_size=2,
+    ).map(tuple),
     exports=st.none() | st.builds(ExportsFact, st.none() | INSTANTS, st.just("")),
 )
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
+
 from nightshift_monitor.config import MonitorSettings
 from nightshift_monitor.declarations import ProbeDeclaration
 from nightshift_monitor.errors import ProbeNameInvalid
 from nightshift_monitor.forbidden import forbidden_path
 from nightshift_monitor.resources import ProbeName
-from pydantic import ValidationError
 
 FORBIDDEN = [
     "http://h:17802/api/active-users",
@@ -35,7 +36,7 @@ def test_urls_that_would_register_us_as_a_user_are_refused(url: str) -> None:
         ProbeDeclaration(name="x", kind="http", target=url)
     for key in ("platform_url", "gpu_service_url", "comfyui_url"):
         with pytest.raises(ValidationError, match="never be polled"):
-            MonitorSettings(**{key: url})
+            MonitorSettings(**{key: url})  # type: ignore[arg-type]
 
 
 def test_the_check_path_of_the_platform_is_held_to_the_same() -> None:
@@ -44,7 +45,13 @@ def test_the_check_path_of_the_platform_is_held_to_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://h/api/settings/safety-level", "http://h/queue", "http://h/api/active", "http://h/api/health/vram"]
+    "url",
+    [
+        "http://h/api/settings/safety-level",
+        "http://h/queue",
+        "http://h/api/active",
+        "http://h/api/health/vram",
+    ],
 )
 def test_other_urls_pass(url: str) -> None:
     assert forbidden_path(url) is None
