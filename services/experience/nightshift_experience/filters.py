@@ -9,9 +9,8 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from nightshift_kit.errors import FilterInvalid
-
 from nightshift_experience.runs import Outcome
+from nightshift_kit.errors import FilterInvalid
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LIMIT_CHARACTERS = 4096

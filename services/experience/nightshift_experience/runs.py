@@ -8,7 +8,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-# The digest of a prompt and of a record: enough that collisions do not happen, half the bytes of the full one.
+# Of a prompt or a record: enough that collisions do not happen, half the bytes of the full digest.
 DIGEST_BYTES = 16
 
 PRIVACY_WITHHELD = "privacy_withheld"

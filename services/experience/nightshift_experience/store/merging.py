@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -42,7 +42,7 @@ class MergedRun:
 
 def encode(record: RunRecord) -> bytes:
     """JSON of a record."""
-    return orjson.dumps(asdict(record))
+    return orjson.dumps(record)
 
 
 def decode(payload: bytes) -> RunRecord:

@@ -99,8 +99,7 @@ def store_batch(
         accepted[record.run_id, *key] = item
     if not accepted:
         return verdicts
-    last_seq = take_change_seqs(connection, project, len(accepted))
-    first_seq = last_seq - len(accepted) + 1
+    first_seq = take_change_seqs(connection, project, len(accepted))
     records_by_run: dict[str, list[StoredRecord]] = defaultdict(list)
     for seq, item in enumerate(accepted.values(), first_seq):
         records_by_run[item.record.run_id].append(StoredRecord(item.record, seq))
@@ -120,7 +119,8 @@ def store_batch(
     )
     outputs = known_outputs(connection, project) if any(i.record.config_name for i in batch) or shared else ()
     merged = {run: derive(merge(rs), rules.production, outputs) for run, rs in records_by_run.items()}
-    put_runs(connection, project, merged, now_us, last_seq, [run for run in stored_before if run in merged])
+    known_runs = [run for run in stored_before if run in merged]
+    put_runs(connection, project, merged, now_us, first_seq, known_runs)
     return verdicts
 
 
@@ -134,8 +134,8 @@ def remerge(
     _add_stored_records(connection, project, run_ids, records_by_run, {})
     outputs = known_outputs(connection, project)
     merged = {run: derive(merge(rs), rules.production, outputs) for run, rs in records_by_run.items()}
-    last_seq = take_change_seqs(connection, project, 1)
-    put_runs(connection, project, merged, now_us, last_seq, list(merged))
+    first_seq = take_change_seqs(connection, project, len(merged))
+    put_runs(connection, project, merged, now_us, first_seq, list(merged))
 
 
 def refresh_favorites(connection: sa.Connection, project: str, run_ids: Sequence[str]) -> int:
@@ -145,7 +145,7 @@ def refresh_favorites(connection: sa.Connection, project: str, run_ids: Sequence
     changed = [fact for run, fact in facts.items() if fact.favorite != (run in marked)]
     if not changed:
         return 0
-    seq = take_change_seqs(connection, project, 1)
+    seq = take_change_seqs(connection, project, len(changed))
     totals: Counter[CounterName] = Counter()
     for fact in changed:
         add_contribution(totals, fact, -1)
@@ -153,9 +153,15 @@ def refresh_favorites(connection: sa.Connection, project: str, run_ids: Sequence
     statement = (
         tables.runs.update()
         .where(tables.runs.c.project == project, tables.runs.c.run_id == sa.bindparam("key"))
-        .values(favorite=sa.bindparam("mark"), change_seq=seq)
+        .values(favorite=sa.bindparam("mark"), change_seq=sa.bindparam("seq"))
     )
-    connection.execute(statement, [{"key": fact.run_id, "mark": not fact.favorite} for fact in changed])
+    connection.execute(
+        statement,
+        [
+            {"key": fact.run_id, "mark": not fact.favorite, "seq": number}
+            for number, fact in enumerate(changed, seq)
+        ],
+    )
     apply_counters(connection, project, totals)
     return len(changed)
 
@@ -176,7 +182,7 @@ def put_runs(
     project: str,
     merged: dict[str, MergedRun],
     now_us: int,
-    seq: int,
+    first_seq: int,
     known: Sequence[str],
 ) -> None:
     """Insert or replace rows and move counters and chains with them; `known` are those that may be there."""
@@ -206,7 +212,10 @@ def put_runs(
                 merged[run].facts.regeneration_of = mark
             else:
                 others.append((run, mark))
-    rows = [_row(project, item, seq, created.get(run, now_us)) for run, item in merged.items()]
+    rows = [
+        _row(project, item, seq, created.get(run, now_us))
+        for seq, (run, item) in enumerate(merged.items(), first_seq)
+    ]
     upsert(connection, tables.runs, rows)
     _store_marks(connection, project, others)
     apply_counters(connection, project, totals)
@@ -222,15 +231,16 @@ def apply_counters(connection: sa.Connection, project: str, totals: Counter[Coun
 
 
 def take_change_seqs(connection: sa.Connection, project: str, count: int) -> int:
-    """Draw `count` numbers of the project's sequence; the last of them."""
+    """Draw `count` numbers of the project's sequence; the first of them."""
     mark = "?" if connection.dialect.name == "sqlite" else "%s"
     row = connection.exec_driver_sql(
-        f"INSERT INTO projects (project, change_seq, aggregated_seq, detected_seq) VALUES ({mark}, {mark}, 0, 0)"  # noqa: S608 - only placeholders
+        f"INSERT INTO projects (project, change_seq, aggregated_seq, detected_seq)"  # noqa: S608 - placeholders
+        f" VALUES ({mark}, {mark}, 0, 0)"
         " ON CONFLICT (project) DO UPDATE SET change_seq = projects.change_seq + excluded.change_seq"
         " RETURNING change_seq",
         (project, count),
     ).one()
-    return int(row[0])
+    return int(row[0]) - count + 1
 
 
 def known_outputs(connection: sa.Connection, project: str) -> frozenset[str]:

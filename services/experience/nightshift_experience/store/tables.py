@@ -7,7 +7,6 @@ grows by each stored or changed run of a project: consumers keep their watermark
 
 from __future__ import annotations
 
-from nightshift_kit.storage import kit_tables
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -21,6 +20,8 @@ from sqlalchemy import (
     Table,
     Text,
 )
+
+from nightshift_kit.storage import kit_tables
 
 metadata = MetaData()
 

@@ -29,7 +29,7 @@ class ProductionRule:
     """Which session keys are production.
 
     `deny` are shell patterns of session keys that never are (a teacher's tablet). `workshop_dates`, where
-    not empty, are the only UTC dates ("YYYY-MM-DD") of production: what was made between workshops is rehearsal.
+    not empty, are the only UTC dates ("YYYY-MM-DD") of production: between workshops people rehearse.
     """
 
     deny: Sequence[str] = ()

@@ -72,10 +72,16 @@ def read_entities(document: dict[str, Any]) -> list[Entity]:
     """Entities in sequence order; those of equal or no sequence as they stand in the record."""
     raw = document.get("entities")
     if isinstance(raw, dict):
-        found = [_from_key(key, mapping(value)) for key, value in raw.items() if mapping(value).get("available") is True]
+        found = [
+            _from_key(key, mapping(value))
+            for key, value in raw.items()
+            if mapping(value).get("available") is True
+        ]
     elif isinstance(raw, list):
         canvas = document.get("type") == "canvas_workflow"
-        found = [_from_item(item, position, canvas) for position, item in enumerate(raw) if isinstance(item, dict)]
+        found = [
+            _from_item(item, position, canvas) for position, item in enumerate(raw) if isinstance(item, dict)
+        ]
     else:
         found = []
     found.sort(key=lambda entity: entity.sequence)

@@ -33,7 +33,9 @@ def read_favorites(root_fd: int, zone: tzinfo) -> list[Favorite] | None:
     and what was known before stands.
     """
     try:
-        fd = os.open(FAVORITES_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root_fd)
+        fd = os.open(
+            FAVORITES_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root_fd
+        )
     except OSError as error:
         if error.errno == errno.ENOENT:
             return None

@@ -20,6 +20,9 @@ from nightshift_experience.sources.devserver.reading import RunFolder
 _TICK_NS = 20_000_000
 _COARSE_TICK_NS = 2_000_000_000
 
+# Part of both digests: records are read again by a version that reads them differently.
+READER_VERSION = 1
+
 _FOLDERS = ("final", "prompting_process")
 
 
@@ -31,8 +34,8 @@ def names_to_watch(folder: RunFolder) -> list[str]:
 
 
 def signature(folder: RunFolder, names: Sequence[str]) -> tuple[bytes, int]:
-    """16 bytes over kind, size and times of the folder and of `names`; and the newest of these times in ns."""
-    parts = []
+    """16 bytes over kind, size and times of the folder and of `names`; and the newest time in ns."""
+    parts = [str(READER_VERSION)]
     newest = 0
     status = os.fstat(folder.fd)
     for name in ("", *names):
@@ -59,7 +62,7 @@ class ContentDigest:
     """Digest over the content that was read; text that may hold personal data is left out by its reader."""
 
     def __init__(self) -> None:
-        self._hash = hashlib.sha256()
+        self._hash = hashlib.sha256(str(READER_VERSION).encode())
 
     def add(self, name: str, data: bytes) -> None:
         """Add one file."""

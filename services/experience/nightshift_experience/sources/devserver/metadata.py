@@ -133,7 +133,8 @@ def _without_surrogates(value: Any, repairs: set[str]) -> Any:
         return clean
     if isinstance(value, dict):
         return {
-            _without_surrogates(key, repairs): _without_surrogates(item, repairs) for key, item in value.items()
+            _without_surrogates(key, repairs): _without_surrogates(item, repairs)
+            for key, item in value.items()
         }
     if isinstance(value, list):
         return [_without_surrogates(item, repairs) for item in value]

@@ -17,7 +17,8 @@ from nightshift_experience.sources.devserver.entities import SAFETY_BLOCKED, map
 CONTENT_CHECKS = frozenset({"age_filter", "guard_model", "vlm"})
 
 _PRIVACY = re.compile(
-    r"dsgvo|gdpr|rgpd|kvkk|privacy|pii\b|personal|data[\W_]*protection|datenschutz|personenbezogen", re.IGNORECASE
+    r"dsgvo|gdpr|rgpd|kvkk|privacy|pii\b|personal|data[\W_]*protection|datenschutz|personenbezogen",
+    re.IGNORECASE,
 )
 
 
@@ -26,7 +27,7 @@ def is_private(
     error: dict[str, Any] | None,
     content_checks: Collection[str] = CONTENT_CHECKS,
 ) -> bool:
-    """Whether an error entity (its entry and the document of its file, None if unreadable) is a privacy block."""
+    """Whether an error (its entry in the record, and its file's document if readable) is a privacy block."""
     document = error or {}
     details = mapping(document.get("details"))
     kind = text(document.get("error_type")) or text(entity_metadata.get("error_type"))

@@ -96,7 +96,7 @@ class RunFolder:
         return data
 
     def kind_of(self, name: str) -> str:
-        """ "missing", "file", "link", "folder" or "special", without opening it."""
+        """What stands there, unopened: "missing", "file", "link", "folder" or "special"."""
         try:
             mode = os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode
         except OSError:

@@ -73,6 +73,8 @@ def read_run(found: FoundRun, folder: RunFolder, rules: ReadingRules) -> ReadRun
     """Read one run; never raises for what is in the folder."""
     began_ns = time.time_ns()
     digest = ContentDigest()
+    # Its folder tells date and device, so a moved folder is another content.
+    digest.add("", found.path.encode("utf-8", "surrogatepass"))
     record: RunRecord | None = None
     reason = detail = ""
     try:
@@ -97,7 +99,9 @@ def read_run(found: FoundRun, folder: RunFolder, rules: ReadingRules) -> ReadRun
 class _Reader:
     """Reads one folder; holds what the steps share."""
 
-    def __init__(self, found: FoundRun, folder: RunFolder, rules: ReadingRules, digest: ContentDigest) -> None:
+    def __init__(
+        self, found: FoundRun, folder: RunFolder, rules: ReadingRules, digest: ContentDigest
+    ) -> None:
         self._found = found
         self._folder = folder
         self._rules = rules
@@ -205,7 +209,9 @@ class _Reader:
         record.output_config = _word(models.get("stage4_output"))
         if media is not None:
             if not record.output_config:
-                record.output_config = _word(media.metadata.get("config")) or _word(media.metadata.get("config_id"))
+                record.output_config = _word(media.metadata.get("config")) or _word(
+                    media.metadata.get("config_id")
+                )
             record.seed = self._seed(media.metadata.get("seed"))
         record.interception_config = _word(document.get("interception_config"))
         if not record.interception_config:
@@ -225,7 +231,9 @@ class _Reader:
         process = entity_rules.read_entities({"entities": document.get("prompting_process")})
         prompt = self._prompt(steps, process)
         transformed = self._last_of("interception", steps) or self._last_of("interception", process)
-        told = text(mapping(document.get("comparison_group")).get("language")) or text(document.get("language"))
+        told = text(mapping(document.get("comparison_group")).get("language")) or text(
+            document.get("language")
+        )
         record.language = _language_tag(told) or self._rules.detector.detect(prompt, transformed)
         if self._private:
             # Not even a digest may be kept: of a name and a street it is no secret.

@@ -1,0 +1,1 @@
+"""Imports: a child process reads, the service writes."""

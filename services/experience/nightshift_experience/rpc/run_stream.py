@@ -1,0 +1,64 @@
+"""RecordRuns: a stream of batches, each on disk before the next is taken."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from nightshift.experience.v1 import experience_service_pb2 as pb
+from nightshift_experience.intake import Intake, reused
+from nightshift_experience.resources import parse_project
+from nightshift_experience.rpc.convert import MOST_RUNS_A_MESSAGE, run_record
+from nightshift_experience.runs import RunRecord
+from nightshift_experience.store.run_writes import CREATED, REUSED, UNCHANGED
+from nightshift_kit.clock import Clock
+from nightshift_kit.errors import FieldInvalid, NightshiftError
+
+# So many refusals are listed; what a caller gets wrong more often than that, one entry does not explain better.
+_MOST_REJECTED = 10_000
+
+
+class RunStream:
+    """Takes the messages of one call and counts."""
+
+    def __init__(self, intake: Intake, clock: Clock) -> None:
+        self._intake = intake
+        self._clock = clock
+        self._project = ""
+        self._index = 0
+        self._answer = pb.RecordRunsResponse()
+
+    async def take_all(self, requests: AsyncIterator[pb.RecordRunsRequest]) -> pb.RecordRunsResponse:
+        """Store every batch; the counts. Raises what concerns the whole call: what came before it is stored."""
+        first = True
+        async for request in requests:
+            if first:
+                self._project = parse_project(request.parent)
+                first = False
+            if len(request.runs) > MOST_RUNS_A_MESSAGE:
+                raise FieldInvalid.at("runs", f"has more than {MOST_RUNS_A_MESSAGE} entries")
+            await self._take(request)
+        return self._answer
+
+    async def _take(self, request: pb.RecordRunsRequest) -> None:
+        records: list[RunRecord] = []
+        places: list[int] = []
+        now = self._clock.now()
+        for run in request.runs:
+            try:
+                records.append(run_record(run, self._project, now, "runs"))
+                places.append(self._index)
+            except NightshiftError as error:
+                self._reject(self._index, error)
+            self._index += 1
+        verdicts = await self._intake.record_many(self._project, records) if records else []
+        for place, record, verdict in zip(places, records, verdicts, strict=True):
+            if verdict == CREATED:
+                self._answer.created_count += 1
+            elif verdict == UNCHANGED:
+                self._answer.unchanged_count += 1
+            elif verdict == REUSED:
+                self._reject(place, reused(record))
+
+    def _reject(self, index: int, error: NightshiftError) -> None:
+        if len(self._answer.rejected) < _MOST_REJECTED:
+            self._answer.rejected.add(index=index, reason=error.reason, message=error.message)

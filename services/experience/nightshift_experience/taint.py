@@ -1,0 +1,27 @@
+"""Prompts that speak to a machine rather than to the platform.
+
+Every text of a user is data and never an instruction; a tainted one is marked as well, so that nobody
+puts it into a teacher's prompt or a training corpus without looking.
+"""
+
+from __future__ import annotations
+
+import re
+
+TAINTED = "tainted"
+
+_INJECTION = re.compile(
+    r"(?:ignore|disregard|forget)\s+(?:all\s+|any\s+)?(?:of\s+)?(?:the\s+|your\s+)?"
+    r"(?:previous|prior|above|earlier)\s+(?:instructions?|rules?|prompts?)"
+    r"|(?:ignoriere|vergiss)\s+(?:alle\s+)?(?:die\s+|deine\s+)?(?:vorherigen|bisherigen|obigen)\s+"
+    r"(?:anweisungen|regeln)"
+    r"|<\|?(?:im_start|im_end|system|assistant)\|?>"
+    r"|\[/?INST\]",
+    re.IGNORECASE,
+)
+_LOOKED_AT_CHARACTERS = 100_000
+
+
+def is_tainted(text: str | None) -> bool:
+    """Whether a text carries what looks like instructions to a model."""
+    return bool(text) and _INJECTION.search(text or "", 0, _LOOKED_AT_CHARACTERS) is not None
