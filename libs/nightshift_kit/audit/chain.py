@@ -3,8 +3,8 @@
 A sealed row's hash is SHA-256 over the previous row's hash bytes and the canonical JSON of ``{event, seq,
 source_hash}``: the outbox event as its outbox hashed it, the position, the hash it has there. So changing,
 dropping or swapping rows breaks the chain at the first such row, and an outbox that was rewritten after
-sealing no longer goes on from the sealed hash. Cutting off the tail leaves a shorter chain that is whole: it shows
-against the signed checkpoints (``audit.checkpoints``).
+sealing no longer goes on from the sealed hash. Cutting off the tail leaves a shorter chain that is whole;
+that shows against the signed checkpoints (``audit.checkpoints``).
 """
 
 from __future__ import annotations

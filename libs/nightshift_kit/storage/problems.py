@@ -12,6 +12,7 @@ from nightshift_kit.errors import (
     DbBusy,
     DiskFull,
     NightshiftError,
+    Overloaded,
     StorageCorrupt,
     StorageIo,
     StorageReadOnly,
@@ -92,6 +93,8 @@ def file_error(error: OSError, name: str) -> NightshiftError:
         return DiskFull(f"{name}: no space left; free some space and try again ({what})")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return StorageReadOnly(f"{name}: writing is not allowed here ({what})")
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBUSY, errno.EINTR):
+        return Overloaded(f"{name}: the machine has too much open at once; try again ({what})")
     return StorageIo(f"{name}: reading or writing failed; what is on disk is not known ({what})")
 
 
