@@ -61,9 +61,9 @@ class Intake:
         self, project: str, run_id: str, kind: int, value: float | None, feedback_us: int | None
     ) -> bool:
         """Store one signal; whether its run is known."""
-        now_us = self._now_us()
-        when_us = feedback_us if feedback_us is not None else now_us
-        return await self._db.write(add_feedback, project, run_id, kind, value, when_us, now_us)
+        return await self._db.write(
+            add_feedback, project, run_id, kind, value, feedback_us, self._now_us()
+        )
 
     async def _write_waiting(self) -> None:
         try:

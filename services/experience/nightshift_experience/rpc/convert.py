@@ -80,7 +80,7 @@ def _add_times(record: RunRecord, run: pb.Run, now: datetime, field: str) -> Non
         ms = run_id_ms(record.run_id)
         if ms is None:
             raise FieldRequired.at(
-                f"{field}.start_time", "is required where the run id carries no milliseconds"
+                f"{field}.start_time", "is required where the run id has no milliseconds"
             )
         record.start_us = ms * 1000
     _refuse_future(record.start_us, now_us, f"{field}.start_time")

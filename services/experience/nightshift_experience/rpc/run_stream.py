@@ -13,7 +13,7 @@ from nightshift_experience.store.run_writes import CREATED, REUSED, UNCHANGED
 from nightshift_kit.clock import Clock
 from nightshift_kit.errors import FieldInvalid, NightshiftError
 
-# So many refusals are listed; what a caller gets wrong more often than that, one entry does not explain better.
+# So many refusals are listed; beyond them, one more entry explains nothing better.
 _MOST_REJECTED = 10_000
 
 
@@ -28,7 +28,7 @@ class RunStream:
         self._answer = pb.RecordRunsResponse()
 
     async def take_all(self, requests: AsyncIterator[pb.RecordRunsRequest]) -> pb.RecordRunsResponse:
-        """Store every batch; the counts. Raises what concerns the whole call: what came before it is stored."""
+        """Store every batch; the counts. Raises what concerns the whole call; earlier batches stay."""
         first = True
         async for request in requests:
             if first:

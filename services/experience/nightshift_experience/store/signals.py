@@ -20,13 +20,13 @@ def add_feedback(
     run_id: str,
     kind: int,
     value: float | None,
-    feedback_us: int,
+    feedback_us: int | None,
     now_us: int,
 ) -> bool:
-    """Store one signal, the same one only once; whether its run is known."""
+    """Store one signal, the same one only once; whether its run is known. Without a time it counts from now."""
     content = repr((kind, value, feedback_us)).encode()
     digest = hashlib.sha256(content).digest()[:DIGEST_BYTES]
-    insert_new(connection, tables.feedback, [(project, run_id, digest, kind, value, feedback_us, now_us)])
+    insert_new(connection, tables.feedback, [(project, run_id, digest, kind, value, now_us if feedback_us is None else feedback_us, now_us)])
     if kind in (FAVORITE, UNFAVORITE):
         refresh_favorites(connection, project, [run_id])
     return bool(select_in(connection, tables.runs, ("run_id",), project, "run_id", [run_id]))
