@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
@@ -11,8 +10,10 @@ from .wording import Json
 # Production's files are written in this order; what stands elsewhere follows alphabetically. A protobuf Struct keeps
 # no order of keys, so the order has to be ours for the bytes to be the same each time.
 _ORDER = {
-    "": "pipeline instruction_type name description category properties context parameters media_preferences meta "
-    "display tags audience",
+    "": (
+        "pipeline instruction_type name description category properties context parameters "
+        "media_preferences meta display tags audience"
+    ),
     "parameters": "temperature top_p max_tokens repetition_penalty enable_thinking",
     "media_preferences": "default_output supported_types output_config",
     "meta": "stage wikipedia",
@@ -51,8 +52,3 @@ def file_bytes(content: Mapping[str, Json]) -> bytes:
     """
     arranged = _arranged(whole_numbers(content), "")
     return (json.dumps(arranged, ensure_ascii=False, indent=2, allow_nan=False) + "\n").encode()
-
-
-def digest(data: bytes) -> str:
-    """SHA-256 as hex."""
-    return hashlib.sha256(data).hexdigest()

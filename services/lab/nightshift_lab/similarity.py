@@ -11,6 +11,7 @@ two configs is the largest over the languages that both contexts have, so that c
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -23,7 +24,7 @@ def bigrams(text: str) -> Counter[tuple[str, str]]:
     found = words(text)
     if len(found) == 1:
         return Counter({(found[0], ""): 1})
-    return Counter(zip(found, found[1:], strict=False))
+    return Counter(itertools.pairwise(found))
 
 
 def text_similarity(one: str, other: str) -> float:

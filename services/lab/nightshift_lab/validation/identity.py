@@ -15,7 +15,22 @@ from .report import Finding, error
 CONFIG_ID = re.compile(r"[a-z0-9_]{3,64}")
 #: Stems that mean a device on some file systems, and what a loader might take for its own.
 RESERVED = frozenset(
-    "con prn aux nul com1 lpt1 default config index init __init__ schema template test".split()
+    [
+        "con",
+        "prn",
+        "aux",
+        "nul",
+        "com1",
+        "lpt1",
+        "default",
+        "config",
+        "index",
+        "init",
+        "__init__",
+        "schema",
+        "template",
+        "test",
+    ]
 )
 
 

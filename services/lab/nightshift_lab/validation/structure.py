@@ -27,8 +27,21 @@ MAX_DEPTH = 8
 MAX_ITEMS = 64
 
 TOP_LEVEL = frozenset(
-    "pipeline instruction_type name description category properties context parameters media_preferences meta display "
-    "tags audience".split()
+    [
+        "pipeline",
+        "instruction_type",
+        "name",
+        "description",
+        "category",
+        "properties",
+        "context",
+        "parameters",
+        "media_preferences",
+        "meta",
+        "display",
+        "tags",
+        "audience",
+    ]
 )
 META = frozenset({"stage", "wikipedia"})
 #: What the loader would obey and a proposal must never carry, with what it would do.
@@ -330,7 +343,8 @@ def _parameter_findings(parameters: Json) -> Iterator[Finding]:
                 "allow_list",
                 field,
                 "PARAMETER_FORBIDDEN",
-                f"Only {allowed} may stand here; other parameters replace placeholders, instructions among them.",
+                f"Only {allowed} may stand here; other parameters replace placeholders, instructions among "
+                f"them.",
             )
             continue
         if complaint:
