@@ -132,12 +132,17 @@ class Wiring:
 def run(name: str, wire: Wire, arguments: list[str] | None = None) -> int:
     """The whole life of a service process. Returns its exit status.
 
-    Understands `--parent-pid PID` (given by the plane: the process dies with that parent).
+    The plane gives two arguments: with `--parent-pid PID` the process dies with that parent, with
+    `--await-go` it waits for a line on its standard input, so that services import at once and serve in order.
     """
     parser = argparse.ArgumentParser(prog=f"nightshift_{name}")
     parser.add_argument("--parent-pid", type=int, default=0)
+    parser.add_argument("--await-go", action="store_true")
     chosen = parser.parse_args(arguments)
     if chosen.parent_pid and not _die_with(chosen.parent_pid):
+        return 1
+    if chosen.await_go and not sys.stdin.buffer.readline():
+        # The plane has given up before it was our turn.
         return 1
     os.umask(0o077)
     try:

@@ -1,0 +1,1 @@
+"""Tiny services for tests of the process table."""
