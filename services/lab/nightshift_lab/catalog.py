@@ -1,8 +1,9 @@
 """Production's configs as they are now, in every shape that production has.
 
-The platform's loader asks for little: a `pipeline`, nothing more. So the reader accepts lyrics and tag configs, string
-names, missing contexts, byte order marks and non-ASCII ids; what it cannot read is listed with the reason. All access
-goes through the kit's safe files: links that lead out, hard links and FIFOs are listed as problems, never followed.
+The platform's loader asks for little: a `pipeline`, nothing more. So the reader accepts lyrics and tag
+configs, string names, missing contexts, byte order marks and non-ASCII ids; what it cannot read is listed
+with the reason. All access goes through the kit's safe files: links that lead out, hard links and FIFOs are
+listed as problems, never followed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _DEPTH = 12
 _MAX_NESTING = 64
 # Larger ones are no configs; the answer of one RPC must hold at least one.
 _MAX_FILE_BYTES = 1024 * 1024
-# What follows the stem: "x.json", and "x.json.deactivated", "x.json.proposed" and the like, which the loader passes over.
+# What follows the stem: "x.json", and "x.json.deactivated", "x.json.proposed" and the like, which the
+# loader passes over.
 _NAME = re.compile(r"(?P<stem>.+?)\.json(?P<rest>\..+)?", re.IGNORECASE | re.DOTALL)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from .wording import Json
 
-# Production's files are written in this order; what stands elsewhere follows alphabetically. A protobuf Struct keeps
-# no order of keys, so the order has to be ours for the bytes to be the same each time.
+# Production's files are written in this order; what stands elsewhere follows alphabetically. A protobuf
+# Struct keeps no order of keys, so the order has to be ours for the bytes to be the same each time.
 _ORDER = {
     "": (
         "pipeline instruction_type name description category properties context parameters "

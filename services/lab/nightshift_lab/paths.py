@@ -1,6 +1,7 @@
 """Where the lab may write on the platform's side: one folder, one name a config, by allow-list.
 
-The list of protected files only chooses the words of a refusal. Nothing is writable because it is missing from it.
+The list of protected files only chooses the words of a refusal. Nothing is writable because it is missing
+from it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Phrases that a config must not carry: imitation, artists, clichés, instructions to the machine.
 
-Matching runs over the normal form (wording.normal_form), so that fullwidth or zero-width characters hide nothing. The
-lists are compact on purpose: a person reads every proposal; they catch what a model or a prompt writes by habit.
+Matching runs over the normal form (wording.normal_form), so that fullwidth or zero-width characters hide
+nothing. The lists are compact on purpose: a person reads every proposal; they catch what a model or a
+prompt writes by habit.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class Hit:
     sentence: str
 
 
-# --- imitation ("in the style of") ------------------------------------------------------------------------------
+# --- imitation ("in the style of")
+# ------------------------------------------------------------------------------
 
 _IMITATION = re.compile(
     r"\bin (?:the|a|an) (?:[\w-]+ )?(?:style|manner) of\b"
@@ -43,7 +45,8 @@ _NEGATOR = re.compile(
     r"vermeide|vermeidest|verzichte|unterlass|unterlasse|verboten)\b",
     re.IGNORECASE,
 )
-# Words after which a negator does not forbid: "not only", "never mind", "why not", "don't forget to", "nicht nur".
+# Words after which a negator does not forbid: "not only", "never mind", "why not", "don't forget to",
+# "nicht nur".
 _HOLLOW_AFTER = re.compile(
     r"^\s*(?:only|just|merely|simply|solely|mind|forget|hesitate|fail|stop|avoid|refrain|without|except|but|so much|"
     r"unlike|least|doubt|matter|problem|nur|bloß|bloss|allein|zuletzt|selten|ohne|vergessen|zögern|vermeiden|meiden|"
@@ -54,7 +57,8 @@ _HOLLOW_BEFORE = re.compile(
     r"\b(?:why|whether or|or|warum|wieso|weshalb|oder|vergiss|zögere|scheue dich|scheu dich|fürchte dich)\s*$",
     re.IGNORECASE,
 )
-# "Do not ever hesitate to …": the verb that cancels may stand a little further on, but not after a conjunction.
+# "Do not ever hesitate to …": the verb that cancels may stand a little further on, but not after a
+# conjunction.
 _HOLLOW_LATER = re.compile(
     r"^\s*(?:(?!and\b|or\b|nor\b|und\b|oder\b)\w+\s+){0,2}(?:forget|hesitate|fail|stop|avoid|refrain|tire|afraid|shy|"
     r"vergessen|zögern|scheuen|verzichten|meiden|vermeiden|aufhören)\b",
@@ -131,7 +135,8 @@ def imitations(text: str) -> Iterator[Hit]:
                 yield Hit(match.group(), sentence)
 
 
-# --- clichés ----------------------------------------------------------------------------------------------------
+# --- clichés
+# ----------------------------------------------------------------------------------------------------
 
 _CLICHE = re.compile(
     r"\b(?:exotic(?:ism|a)?|oriental\w*|mystical east|mysterious (?:east|orient)|far[- ]eastern wisdom|"
@@ -153,7 +158,8 @@ def cliches(text: str) -> Iterator[Hit]:
                 yield Hit(match.group(), sentence)
 
 
-# --- artists ----------------------------------------------------------------------------------------------------
+# --- artists
+# ----------------------------------------------------------------------------------------------------
 
 # Surnames that mean nothing else in English or German, compared without diacritics.
 _SURNAMES = [
@@ -273,7 +279,8 @@ def artists(text: str) -> Iterator[Hit]:
             yield Hit(match.group("name"), sentence)
 
 
-# --- wishes that a machine grants badly, and orders to the machine ------------------------------------------------
+# --- wishes that a machine grants badly, and orders to the machine
+# ------------------------------------------------
 
 _OPTIMISE = re.compile(r"\b\w*optimi[sz]\w*|\b\w*optimier\w*|\boptimale?[rnms]?\b", re.IGNORECASE)
 

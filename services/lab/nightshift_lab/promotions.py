@@ -167,8 +167,9 @@ class Promotions:
             current_digest: SHA-256 (hex) of the file as the decider saw it, "" if it was not there.
 
         Raises:
-            PromotionUnknown, AlreadyRolledBack, VersionGone, DriftDetected, ProposalState; ConfigIdCollision and
-            ConfigExists where the id to restore has been taken; the errors of files as promote.
+            PromotionUnknown, AlreadyRolledBack, VersionGone, DriftDetected, ProposalState;
+            ConfigIdCollision and ConfigExists where the id to restore has been taken; the errors of files
+            as promote.
         """
 
         def work() -> Promotion:
@@ -267,8 +268,8 @@ class Promotions:
     def _take_back(self, planned: _Planned, error: Exception) -> None:
         """As if the call had never been made, save for the audit events of its beginning and its end.
 
-        Where the file may have been changed all the same, or the database fails as well, everything stays: the
-        intent is finished at the next start, and what the rows say becomes true.
+        Where the file may have been changed all the same, or the database fails as well, everything stays:
+        the intent is finished at the next start, and what the rows say becomes true.
         """
         promotion, before, after = planned.promotion, planned.before, planned.after
         assert before is not None
@@ -288,7 +289,8 @@ class Promotions:
     def recover(self) -> int:
         """Finish what a crash left half done; to be called at start, before anything is served. Blocks.
 
-        A file that somebody changed between the crash and now is left to them, and its promotion is taken back.
+        A file that somebody changed between the crash and now is left to them, and its promotion is taken
+        back.
 
         Returns:
             How many intents were found.

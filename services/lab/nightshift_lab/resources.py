@@ -35,7 +35,8 @@ class ConfigName:
         """From "configs/{config}".
 
         Raises:
-            ConfigIdInvalid: another form, or an id that could be a path: separators, dots in front, control or
+            ConfigIdInvalid: another form, or an id that could be a path: separators, dots in front, control
+            or
                 format characters, in any width.
         """
         prefix, _, config_id = name.partition("/")

@@ -4,9 +4,10 @@ The similarity of two texts is the cosine of their word-bigram counts,
 
     sim(a, b) = Σ a_i·b_i / (‖a‖·‖b‖),    a_i = how often bigram i occurs in a,
 
-over case-folded words of the normal form. Single words would make any two English texts alike through their function
-words (about 0.7); pairs of words put unrelated texts below 0.2 and lightly edited copies above 0.8. The similarity of
-two configs is the largest over the languages that both contexts have, so that copying one language is enough.
+over case-folded words of the normal form. Single words would make any two English texts alike through their
+function words (about 0.7); pairs of words put unrelated texts below 0.2 and lightly edited copies above
+0.8. The similarity of two configs is the largest over the languages that both contexts have, so that
+copying one language is enough.
 """
 
 from __future__ import annotations

@@ -258,7 +258,8 @@ STOP_WORDS: Mapping[str, frozenset[str]] = {
 def normal_form(text: str) -> str:
     """NFKC without format characters, straight quotes, single spaces; line breaks survive.
 
-    Fullwidth letters, zero-width characters and no-break spaces would otherwise hide a phrase from every check.
+    Fullwidth letters, zero-width characters and no-break spaces would otherwise hide a phrase from every
+    check.
     """
     folded = unicodedata.normalize("NFKC", text)
     visible = "".join(c for c in folded if unicodedata.category(c) != "Cf")

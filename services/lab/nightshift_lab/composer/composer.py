@@ -1,10 +1,10 @@
 """Composes a complete interception config for a theme, the same each time for the same input.
 
-A perspective, three of its four steps, one step that makes the theme concrete, one way of being exact, what must
-survive, two prohibitions and an ending are chosen by a hash of theme, keywords and templates. From the templates come
-medium, parameters, difficulty and age; a perspective whose properties the templates all share is passed over, since a
-theme without a fitting config wants another way of looking. Where the outcome is too close to a config of production,
-the next variant is taken.
+A perspective, three of its four steps, one step that makes the theme concrete, one way of being exact, what
+must survive, two prohibitions and an ending are chosen by a hash of theme, keywords and templates. From the
+templates come medium, parameters, difficulty and age; a perspective whose properties the templates all
+share is passed over, since a theme without a fitting config wants another way of looking. Where the outcome
+is too close to a config of production, the next variant is taken.
 """
 
 from __future__ import annotations

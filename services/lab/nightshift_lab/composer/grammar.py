@@ -1,7 +1,7 @@
 """The parts from which a context is built, in English and German at once.
 
-Slots: {theme} the theme in quotation marks, {words} two or three keywords in quotation marks, {first} the strongest
-keyword. Both languages of a block use the same slots, so that they name the same things.
+Slots: {theme} the theme in quotation marks, {words} two or three keywords in quotation marks, {first} the
+strongest keyword. Both languages of a block use the same slots, so that they name the same things.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Theme and keywords as inert data.
 
-They come from what people typed. They go into a context that a model will read, so they are cut down to words, and
-what looks like an instruction, a name of a maker or a cliché does not go in at all.
+They come from what people typed. They go into a context that a model will read, so they are cut down to
+words, and what looks like an instruction, a name of a maker or a cliché does not go in at all.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def _harmless(text: str) -> bool:
 def inert(text: str, max_characters: int, max_words: int) -> str:
     """`text` reduced to letters, digits, spaces, hyphens and apostrophes; "" where nothing harmless is left.
 
-    Cut at word borders. Text that is refused before or after the reduction is dropped whole: what remains of an
-    instruction after removing its punctuation is still one.
+    Cut at word borders. Text that is refused before or after the reduction is dropped whole: what remains
+    of an instruction after removing its punctuation is still one.
     """
     normal = normal_form(text)
     if not _harmless(normal) or re.search(r"\{\{|\}\}|<[^>]*>", normal):

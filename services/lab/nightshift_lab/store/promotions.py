@@ -83,7 +83,8 @@ def mark_rolled_back(connection: sa.Connection, promotion_id: str, by: str) -> N
 def withdraw(connection: sa.Connection, promotion: Promotion) -> None:
     """Undo the rows of a promotion whose file could not be changed: as if the call had never been made.
 
-    The grant's redemption goes too, so that a retry of the same call does the work instead of hearing of a success.
+    The grant's redemption goes too, so that a retry of the same call does the work instead of hearing of a
+    success.
     """
     connection.execute(promotions.delete().where(promotions.c.promotion_id == promotion.promotion_id))
     if promotion.rolls_back:

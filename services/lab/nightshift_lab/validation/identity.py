@@ -1,7 +1,8 @@
 """Levels id and collision: what a config may be called.
 
-An id becomes a file's stem, a key of the platform's table of all configs, and part of paths: it is held to plain
-ASCII, and compared with every config of any kind in a folded form, because file systems and loaders fold differently.
+An id becomes a file's stem, a key of the platform's table of all configs, and part of paths: it is held to
+plain ASCII, and compared with every config of any kind in a folded form, because file systems and loaders
+fold differently.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ def collision_findings(
 
     Args:
         config_id: The id to try.
-        taken: Folded id → path of the config that has it, over configs of every kind, deactivated ones included.
-        production: Exact ids of the interception configs.
+        taken: Folded id → path of the config that has it, over configs of every kind, deactivated ones
+        included. production: Exact ids of the interception configs.
     """
     if config_id in production:
         yield error(

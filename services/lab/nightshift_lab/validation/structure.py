@@ -1,8 +1,8 @@
 """Levels schema, required and allow_list: the shape that a proposal must have.
 
-Production accepts more shapes than this; a proposal is held to the stricter one, because the platform's loader would
-let a config replace instructions, skip safety stages or rename itself (a string `name` becomes the id, `parameters`
-override placeholders).
+Production accepts more shapes than this; a proposal is held to the stricter one, because the platform's
+loader would let a config replace instructions, skip safety stages or rename itself (a string `name` becomes
+the id, `parameters` override placeholders).
 """
 
 from __future__ import annotations

@@ -23,9 +23,9 @@ class Surroundings:
     Attributes:
         configs: Readable interception configs of production, id → content.
         production: Ids of all interception configs, readable or not.
-        taken: Folded id → path, over configs of every kind, deactivated ones and other claims to an id included.
-        safety_words: The platform's own lists, audience → case-folded words.
-        output_configs: Ids of output configs.
+        taken: Folded id → path, over configs of every kind, deactivated ones and other claims to an id
+        included. safety_words: The platform's own lists, audience → case-folded words. output_configs: Ids
+        of output configs.
     """
 
     configs: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)

@@ -1,7 +1,8 @@
 """Levels quality, style, safety and language: what a context says and how.
 
-Rules of the platform's educators: a context takes a perspective, tells what to do in action verbs, states what must
-not happen and what to answer with; 150 to 800 words; English and German say the same; it imitates nobody.
+Rules of the platform's educators: a context takes a perspective, tells what to do in action verbs, states
+what must not happen and what to answer with; 150 to 800 words; English and German say the same; it imitates
+nobody.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from .report import Finding, error, warning
 
 MIN_WORDS, MAX_WORDS = 150, 800
 MIN_ACTION_VERBS = 3
-#: German words per English word: fixed pairs of workshop texts lie at 0.8 to 0.95; compounds make German shorter.
+#  German words per English word: fixed pairs of workshop texts lie at 0.8 to 0.95; compounds make German
+# shorter.
 PARITY_RANGE = (0.6, 1.35)
 #: Share of function words below which a text of 30 words or more is not in its language.
 MIN_FUNCTION_WORDS = 0.2
