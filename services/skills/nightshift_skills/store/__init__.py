@@ -1,1 +1,1 @@
-"""The narrow storage interface, its SQL and its migrations."""
+"""What the skills service keeps: runs, approvals, calls, the lock, fences, pre-emptions, the sealed chain."""

@@ -1,0 +1,240 @@
+"""The skills service: the only place where its objects meet."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+
+import grpc
+
+from nightshift.skills.v1 import control_service_pb2_grpc, skills_service_pb2_grpc
+from nightshift_kit.audit import Outbox
+from nightshift_kit.audit.checkpoints import Checkpoints
+from nightshift_kit.grants import GrantMinter
+from nightshift_kit.ids import new_id
+from nightshift_kit.rpc.channels import channel_to, credential_for
+from nightshift_kit.rpc.identity import identity_of_certificate
+from nightshift_kit.rpc.serve import Wiring, run
+from nightshift_kit.rpc.tls import load_private_key, load_public_key
+from nightshift_kit.settings import service_settings
+from nightshift_kit.storage import Database
+from nightshift_skills.activity import ActivityRelay
+from nightshift_skills.backoff import BackoffRule
+from nightshift_skills.books import Books
+from nightshift_skills.catalogue import BUILT_IN
+from nightshift_skills.config import SkillsSettings
+from nightshift_skills.desk import Desk
+from nightshift_skills.executor import Executor
+from nightshift_skills.fences import Fences
+from nightshift_skills.gate import Gate
+from nightshift_skills.granting import Granting
+from nightshift_skills.health import HealthCheck
+from nightshift_skills.lockdown import Lockdown
+from nightshift_skills.planner import Planner
+from nightshift_skills.ports import ACTING_SERVICES
+from nightshift_skills.preemption import Preemptor
+from nightshift_skills.preemption_log import PreemptionLog
+from nightshift_skills.progress import Progress
+from nightshift_skills.proposals import ApprovalRule, Proposals
+from nightshift_skills.registry import Registry
+from nightshift_skills.rpc.clients import (
+    ActingClient,
+    ExperienceClient,
+    LabClient,
+    MonitorClient,
+    OutboxClient,
+    StopClient,
+    TrainerClient,
+    close_all,
+)
+from nightshift_skills.rpc.control_servicer import ControlServicer
+from nightshift_skills.rpc.skills_servicer import SkillsServicer
+from nightshift_skills.scheduler import Pace, Scheduler
+from nightshift_skills.sealer import Sealer
+from nightshift_skills.skill import Limits
+from nightshift_skills.stop_thread import StopThread
+from nightshift_skills.stops import Leases, Stops
+from nightshift_skills.store import plane
+
+_SERVICES = ("monitor", *ACTING_SERVICES)
+
+
+async def wire(wiring: Wiring) -> None:
+    """Makes everything and starts what must run before the first call is served."""
+    settings = service_settings(SkillsSettings, "skills", wiring.settings)
+    # Refused settings (a loosened tier) must keep the service from starting at all.
+    registry = Registry(BUILT_IN, tiers=settings.tiers, cooldowns_s=settings.cooldowns_s)
+    db = wiring.database(Database(settings.database_url, migrations="nightshift_skills", name="skills"))
+    books = Books(db, Outbox("skills", wiring.clock), wiring.clock, new_id)
+
+    credential = credential_for(wiring.settings, "service/skills")
+
+    def dial(service: str, *, control: bool) -> grpc.aio.Channel:
+        told = settings.control_addresses if control else settings.addresses
+        port = wiring.settings.control_port(service) if control else wiring.settings.port(service)
+        return channel_to(told.get(service, f"127.0.0.1:{port}"), service, credential)
+
+    mains = {service: dial(service, control=False) for service in _SERVICES}
+    controls = {service: dial(service, control=True) for service in ACTING_SERVICES}
+    wiring.on_stop(lambda: close_all([*mains.values(), *controls.values()]))
+
+    # The first transaction of a start raises the fence: it begins the next block.
+    reserved_to = await db.read(plane.get_reserved_fence)
+    fences = await asyncio.to_thread(Fences, partial(db.write_sync, plane.save_reserved_fence), reserved_to)
+    gate = Gate(lambda: fences.current, fences.raise_one)
+    progress = Progress(books, failed_rest_s=settings.failed_rest_s)
+    await progress.orphaned()
+    if (await db.read(plane.get_lock)).engaged:
+        gate.restore_lock()
+
+    rule = BackoffRule(settings.backoff_first_s, settings.backoff_max_s, settings.backoff_clean_s)
+    log = PreemptionLog(books, await db.read(plane.get_backoff, rule), wiring.metrics.registry)
+    monitor = MonitorClient(mains["monitor"])
+    relay = ActivityRelay(monitor, lambda: log.backoff_until)
+
+    stop_thread = StopThread()
+    wiring.on_stop(stop_thread.close)
+    stop_port = await stop_thread.call(_stop_port(dial, stop_thread))
+    stops = Stops(stop_port, ACTING_SERVICES, wiring.clock)
+    preemptor = Preemptor(
+        gate=gate,
+        fences=fences,
+        stops=stops,
+        relay=relay,
+        record=log.record,
+        clock=wiring.clock,
+        ids=new_id,
+        on_begin=log.began,
+    )
+    preemptor.attach(stop_thread.loop)
+    # What an earlier life of this process left running has no run behind it any more.
+    await stop_thread.call(preemptor.announce("restart", on_purpose_too=gate.locked))
+    await stop_thread.keep(Leases(stop_port, ACTING_SERVICES, gate.leases, fences.raise_above).run())
+
+    experience, lab, trainer = (
+        ExperienceClient(mains["experience"]),
+        LabClient(mains["lab"]),
+        TrainerClient(mains["trainer"]),
+    )
+    limits = Limits(
+        project=settings.project,
+        min_production_runs=settings.min_production_runs,
+        detect_min_new_runs=settings.detect_min_new_runs,
+        aggregate_interval_s=settings.aggregate_interval_s,
+        embed_batch=settings.embed_batch,
+    )
+    planner = Planner(
+        registry=registry, books=books, experience=experience, lab=lab, trainer=trainer, limits=limits
+    )
+    proposals = Proposals(
+        books,
+        ApprovalRule(settings.approval_ttl_s, settings.two_person, settings.denied_rest_s),
+        lambda skill: registry.get(skill).cooldown_s,
+    )
+    acting = ActingClient(mains.__getitem__)
+    granting = Granting(
+        GrantMinter(load_private_key(wiring.settings, "grant"), wiring.clock),
+        identity_of_certificate(credential.certificate_pem).thumbprint,
+        registry.digest,
+        time.monotonic,
+    )
+    executor = Executor(
+        registry=registry,
+        planner=planner,
+        progress=progress,
+        books=books,
+        gate=gate,
+        granting=granting,
+        acting=acting,
+        trainer=trainer,
+        call_retry_s=settings.call_retry_s,
+        on_idle=lambda: scheduler.poke(),
+    )
+    scheduler = Scheduler(
+        pace=Pace(settings.tick_s, settings.platform_gone_grace_s, settings.max_background_runs),
+        limits=limits,
+        registry=registry,
+        planner=planner,
+        proposals=proposals,
+        progress=progress,
+        executor=executor,
+        gate=gate,
+        preemptor=preemptor,
+        relay_settled=lambda: relay.settled,
+        backoff_until=lambda: log.backoff_until,
+        books=books,
+        monitor=monitor,
+        experience=experience,
+        trainer=trainer,
+        health=HealthCheck(registry, planner, progress, books, acting),
+    )
+    desk = Desk(
+        registry=registry,
+        planner=planner,
+        proposals=proposals,
+        progress=progress,
+        executor=executor,
+        scheduler=scheduler,
+        gate=gate,
+        books=books,
+        stop_run=lambda run_id: stop_thread.call(preemptor.stop_run(run_id)),
+    )
+    lockdown = Lockdown(books, gate, preemptor, scheduler.poke)
+    sealer = Sealer(
+        books=books,
+        outboxes=OutboxClient(controls),
+        services=ACTING_SERVICES,
+        checkpoints=Checkpoints(
+            wiring.settings.home / "audit" / "checkpoints.jsonl", load_public_key(wiring.settings, "audit")
+        ),
+        private_key=load_private_key(wiring.settings, "audit"),
+        checkpoint_interval_s=settings.checkpoint_interval_s,
+    )
+
+    async def leave() -> None:
+        gate.shut()
+        await executor.close()
+        await stop_thread.call(preemptor.announce_end())
+        await sealer.close()
+
+    wiring.on_stop(leave)
+    servicer = SkillsServicer(
+        registry=registry,
+        desk=desk,
+        scheduler=scheduler,
+        preemptor=preemptor,
+        lockdown=lockdown,
+        sealer=sealer,
+        books=books,
+        gate=gate,
+        fences=fences,
+    )
+    wiring.add(
+        skills_service_pb2_grpc.add_SkillsServiceServicer_to_server,
+        servicer,
+        "nightshift.skills.v1.SkillsService",
+    )
+    wiring.add_control(
+        control_service_pb2_grpc.add_ControlServiceServicer_to_server,
+        ControlServicer(preemptor, lockdown),
+        "nightshift.skills.v1.ControlService",
+    )
+    wiring.spawn("activity relay", relay.run)
+    wiring.spawn("scheduler", scheduler.run)
+    wiring.spawn("monitor watch", scheduler.watch_monitor)
+    wiring.spawn("sealer", sealer.run)
+
+
+async def _stop_port(dial: object, thread: StopThread) -> StopClient:
+    """The stop channels, made on the loop on which they are used."""
+    assert callable(dial)
+    channels: dict[str, grpc.aio.Channel] = {
+        service: dial(service, control=True) for service in ACTING_SERVICES
+    }
+    thread.on_close(partial(close_all, list(channels.values())))
+    return StopClient(channels)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run("skills", wire))

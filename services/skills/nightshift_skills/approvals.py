@@ -1,0 +1,80 @@
+"""Approvals: a person's decision on one plan, bound to its digest and a single-use nonce."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+
+from nightshift_skills.errors import ApprovalDecided, ApprovalExpired, PlanChanged, SelfApproval
+from nightshift_skills.plans import Plan
+
+
+class ApprovalState(StrEnum):
+    """State of an approval; the names of the contract's enum without its prefix."""
+
+    PENDING = "PENDING"
+    APPROVED = "APPROVED"
+    DENIED = "DENIED"
+    EXPIRED = "EXPIRED"
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A decision on one plan, or the question for it. `proposer` is who or what made the plan."""
+
+    id: str
+    run: str
+    skill: str
+    subject: str
+    state: ApprovalState
+    plan: Plan
+    nonce: str
+    proposer: str
+    create_time: datetime
+    expire_time: datetime
+    decide_time: datetime | None = None
+    decider: str = ""
+    comment: str = ""
+    seq: int = 0
+
+    def expired(self, now: datetime) -> bool:
+        """Whether nobody decided in time."""
+        return self.state is ApprovalState.PENDING and now >= self.expire_time
+
+    def decided(
+        self,
+        *,
+        approve: bool,
+        plan_digest: str,
+        nonce: str,
+        decider: str,
+        comment: str,
+        two_person: bool,
+        now: datetime,
+    ) -> Approval:
+        """The approval after a decision; itself if the same actor decided the same before.
+
+        Raises:
+            PlanChanged: digest or nonce are not those of this approval.
+            ApprovalDecided: it is decided otherwise, or by somebody else.
+            ApprovalExpired: too late.
+            SelfApproval: two persons are asked for, and the decider made the plan.
+        """
+        wanted = ApprovalState.APPROVED if approve else ApprovalState.DENIED
+        # Both are compared before anything is told about the approval's state: neither is secret from a
+        # person who may read approvals, they only prove which plan was seen.
+        if plan_digest != self.plan.digest or nonce != self.nonce:
+            raise PlanChanged("The decision does not name this plan (plan_digest or nonce differ).")
+        if self.state in (ApprovalState.APPROVED, ApprovalState.DENIED):
+            if self.state is wanted and self.decider == decider:
+                return self
+            raise ApprovalDecided(
+                f"The approval is decided already: {self.state} by {self.decider}.",
+                metadata={"state": self.state.value, "decider": self.decider},
+            )
+        if self.state is ApprovalState.EXPIRED or self.expired(now):
+            raise ApprovalExpired("The approval has expired; ask for the plan anew.")
+        if approve and two_person and decider == self.proposer:
+            raise SelfApproval("Two persons are asked for: somebody else must approve this plan.")
+        return replace(self, state=wanted, decide_time=now, decider=decider, comment=comment)

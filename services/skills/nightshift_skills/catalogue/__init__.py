@@ -1,0 +1,35 @@
+"""Built-in skills, one file each."""
+
+from nightshift_skills.catalogue import (
+    aggregate_experience,
+    build_embeddings,
+    cancel_training,
+    detect_opportunities,
+    health_check,
+    pause_training,
+    promote_config,
+    propose_config,
+    reject_proposal,
+    resume_training,
+    rollback,
+    train_adapter,
+)
+from nightshift_skills.skill import Skill
+
+# In the order in which waiting idle work is taken where nothing has run yet.
+BUILT_IN: tuple[Skill, ...] = (
+    health_check.SKILL,
+    aggregate_experience.SKILL,
+    build_embeddings.SKILL,
+    detect_opportunities.SKILL,
+    propose_config.SKILL,
+    train_adapter.SKILL,
+    resume_training.SKILL,
+    promote_config.SKILL,
+    rollback.SKILL,
+    reject_proposal.SKILL,
+    pause_training.SKILL,
+    cancel_training.SKILL,
+)
+
+__all__ = ["BUILT_IN"]

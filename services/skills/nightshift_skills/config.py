@@ -1,0 +1,59 @@
+"""Settings of the skills service: [skills] in settings.toml, NIGHTSHIFT_SKILLS_<KEY>."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from nightshift_kit.settings import ServiceSettings
+
+
+class SkillsSettings(ServiceSettings):
+    """Frozen, read once.
+
+    Attributes:
+        tick_s: Between two looks at everything.
+        approval_ttl_s: Until when a plan can be decided on.
+        denied_rest_s: Least rest of a skill on a subject after a denial.
+        failed_rest_s: Rest of a trigger on a subject after a failure.
+        two_person: Whether somebody else than the plan's maker must approve.
+        tiers: Skill → tier; may only tighten.
+        cooldowns_s: Skill → rest between two runs on the same subject.
+        max_background_runs: Background runs at once, health checks not counted.
+        platform_gone_grace_s: How long background work goes on after the platform is gone.
+        backoff_first_s, backoff_max_s, backoff_clean_s: Back-off after pre-emptions: first span, longest
+            span,
+            and the clean time that resets it.
+        project: Whose experience is looked after.
+        min_production_runs: Needed before configs are proposed.
+        detect_min_new_runs: New runs before opportunities are looked for again.
+        aggregate_interval_s: Longest time between two aggregations.
+        embed_batch: Prompts a call of EmbedPending.
+        call_retry_s: How long a call is tried again while a service is away.
+        checkpoint_interval_s: Least time between two signed checkpoints of the audit chain.
+        addresses, control_addresses: Service → host:port, where it is not at this host's usual port.
+    """
+
+    model_config = SettingsConfigDict(env_nested_delimiter="__")
+
+    tick_s: float = Field(default=30.0, gt=0)
+    approval_ttl_s: float = Field(default=259_200.0, gt=0)
+    denied_rest_s: float = Field(default=86_400.0, ge=0)
+    failed_rest_s: float = Field(default=300.0, ge=0)
+    two_person: bool = False
+    tiers: dict[str, str] = Field(default_factory=dict)
+    cooldowns_s: dict[str, float] = Field(default_factory=dict)
+    max_background_runs: int = Field(default=1, ge=1)
+    platform_gone_grace_s: float = Field(default=60.0, ge=0)
+    backoff_first_s: float = Field(default=30.0, ge=0)
+    backoff_max_s: float = Field(default=900.0, ge=0)
+    backoff_clean_s: float = Field(default=3600.0, ge=0)
+    project: str = Field(default="projects/default", pattern=r"^projects/[^/]+$")
+    min_production_runs: int = Field(default=500, ge=0)
+    detect_min_new_runs: int = Field(default=50, ge=0)
+    aggregate_interval_s: float = Field(default=86_400.0, gt=0)
+    embed_batch: int = Field(default=512, ge=1, le=4096)
+    call_retry_s: float = Field(default=30.0, ge=0)
+    checkpoint_interval_s: float = Field(default=10.0, ge=0)
+    addresses: dict[str, str] = Field(default_factory=dict)
+    control_addresses: dict[str, str] = Field(default_factory=dict)

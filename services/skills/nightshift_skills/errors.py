@@ -1,0 +1,159 @@
+"""Errors of the skills service.
+
+NightshiftError
+├── SkillUnknown, SkillRunUnknown, ApprovalUnknown, PreemptionUnknown    NOT_FOUND
+├── ParametersInvalid                                                    INVALID_ARGUMENT
+├── PlanChanged, ApprovalDecided, ApprovalExpired                        FAILED_PRECONDITION
+├── SkillModified, SkillRunEnded, SkillRunTransition, Cooldown           FAILED_PRECONDITION
+├── SelfApproval, TierLoosened                                           PERMISSION_DENIED
+├── UserActive                                                           UNAVAILABLE
+├── SeqGone                                                              OUT_OF_RANGE
+└── Upstream                                                             as the asked service said
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+from nightshift_kit.errors import Code, FieldViolation, NightshiftError
+
+
+class SkillUnknown(NightshiftError):
+    """No such skill."""
+
+    code = Code.NOT_FOUND
+    reason = "SKILL_UNKNOWN"
+
+
+class SkillRunUnknown(NightshiftError):
+    """No such run."""
+
+    code = Code.NOT_FOUND
+    reason = "SKILL_RUN_UNKNOWN"
+
+
+class ApprovalUnknown(NightshiftError):
+    """No such approval."""
+
+    code = Code.NOT_FOUND
+    reason = "APPROVAL_UNKNOWN"
+
+
+class ParametersInvalid(NightshiftError):
+    """The parameters do not fit the skill's schema."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "PARAMETERS_INVALID"
+
+
+class PlanChanged(NightshiftError):
+    """The plan is not the one that was shown or approved."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "PLAN_CHANGED"
+
+
+class ApprovalDecided(NightshiftError):
+    """Somebody decided already."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "APPROVAL_DECIDED"
+
+
+class ApprovalExpired(NightshiftError):
+    """Nobody decided in time."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "APPROVAL_EXPIRED"
+
+
+class SkillModified(NightshiftError):
+    """The skill's code is not the code that was there at the start."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "SKILL_MODIFIED"
+
+
+class SkillRunEnded(NightshiftError):
+    """The run has ended."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "SKILL_RUN_ENDED"
+
+
+class SkillRunTransition(NightshiftError):
+    """No way leads between the two states: somebody else was faster."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "SKILL_RUN_STATE"
+
+
+class Cooldown(NightshiftError):
+    """The skill rests on this subject."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "COOLDOWN"
+
+
+class SelfApproval(NightshiftError):
+    """Two persons are asked for."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "SELF_APPROVAL"
+
+
+class TierLoosened(NightshiftError):
+    """A setting would give a skill more freedom than it was built with."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "TIER_LOOSENED"
+
+
+class UserActive(NightshiftError):
+    """A user is here, or the machine is not idle yet."""
+
+    code = Code.UNAVAILABLE
+    reason = "USER_ACTIVE"
+
+
+class SeqGone(NightshiftError):
+    """Too far behind, or from another life of the store: read the state anew."""
+
+    code = Code.OUT_OF_RANGE
+    reason = "SEQ_GONE"
+
+
+class Upstream(NightshiftError):
+    """Another service refused or could not be reached; subclasses carry that service's code and reason."""
+
+    @property
+    def outcome_unknown(self) -> bool:
+        """Whether the call may have had its effect unseen, or may succeed when tried again."""
+        return self.code in _TRY_AGAIN_CODES or self.reason in _TRY_AGAIN_REASONS
+
+
+_TRY_AGAIN_CODES = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.UNKNOWN})
+# A service that was just started refuses with PREEMPTED until it has heard the fence.
+_TRY_AGAIN_REASONS = frozenset({"PREEMPTED", "GRANT_EXPIRED", "OVERLOADED", "DB_BUSY"})
+
+
+def upstream(
+    message: str,
+    *,
+    code: Code,
+    reason: str,
+    metadata: Mapping[str, str] | None = None,
+    violations: Sequence[FieldViolation] = (),
+    retry_after_s: float | None = None,
+) -> Upstream:
+    """An error of another service, to be passed on as it is."""
+    return _upstream_class(code, reason)(
+        message, metadata=metadata, violations=violations, retry_after_s=retry_after_s
+    )
+
+
+@lru_cache(maxsize=512)
+def _upstream_class(code_: Code, reason_: str) -> type[Upstream]:
+    # Code and reason belong to a class in the kit; what others say is only known at run time.
+    return type("Upstream", (Upstream,), {"code": code_, "reason": reason_})

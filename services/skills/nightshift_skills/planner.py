@@ -1,0 +1,102 @@
+"""Making plans: parameters checked, the skill's own `plan` asked, what it says checked in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from nightshift_kit.errors import FieldViolation
+from nightshift_skills.books import Books
+from nightshift_skills.errors import ParametersInvalid
+from nightshift_skills.plans import NothingToDo, Plan
+from nightshift_skills.ports import ExperiencePort, LabPort, TrainerPort
+from nightshift_skills.registry import Registry
+from nightshift_skills.skill import Limits, Parameters, PlanContext, Skill
+from nightshift_skills.store import decisions
+
+
+class PlanOutOfBounds(RuntimeError):
+    """A skill planned a call that its declaration does not name: a bug in it, or worse."""
+
+
+class Planner:
+    """Asks skills for plans. Read-only."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        books: Books,
+        experience: ExperiencePort,
+        lab: LabPort,
+        trainer: TrainerPort,
+        limits: Limits,
+    ) -> None:
+        self._registry = registry
+        self._books = books
+        self._experience = experience
+        self._lab = lab
+        self._trainer = trainer
+        self._limits = limits
+
+    async def plan(
+        self, skill: Skill, parameters: Mapping[str, Any], *, own_run: str = ""
+    ) -> Plan | NothingToDo:
+        """What the skill would do now.
+
+        Args:
+            skill: Which.
+            parameters: Of RunSkill.
+            own_run: Run for which an approved plan is made again; denials and rests that came since concern
+                new plans only.
+
+        Raises:
+            ParametersInvalid: they do not fit the schema.
+            SkillModified: the code is not what it was at the start.
+            Upstream: a service that the plan has to ask refused or is away.
+        """
+        self._registry.check_unmodified(skill.id)
+        checked = check_parameters(skill, parameters)
+
+        async def resting(subject: str) -> datetime | None:
+            if own_run:
+                return None
+            rest = await self.rest(skill, subject)
+            return None if rest is None else rest.until
+
+        context = PlanContext(
+            experience=self._experience,
+            lab=self._lab,
+            trainer=self._trainer,
+            limits=self._limits,
+            now=self._books.clock.now(),
+            resting=resting,
+        )
+        plan = await skill.plan(context, checked)
+        if isinstance(plan, Plan):
+            strangers = {call.method for call in plan.calls} - set(skill.methods)
+            if strangers or plan.skill != skill.name:
+                raise PlanOutOfBounds(f"{skill.name} planned {strangers or plan.skill}")
+        return plan
+
+    async def rest(self, skill: Skill, subject: str) -> decisions.Rest | None:
+        """The rest in force of a skill on a subject."""
+        return await self._books.read(decisions.get_rest, skill.id, subject, self._books.clock.now())
+
+
+def check_parameters(skill: Skill, parameters: Mapping[str, Any]) -> Parameters:
+    """The parameters, typed. Raises ParametersInvalid naming each field."""
+    try:
+        return skill.parameters.model_validate(dict(parameters))
+    except ValidationError as error:
+        violations = [
+            FieldViolation(".".join(("parameters", *map(str, problem["loc"]))), problem["msg"])
+            for problem in error.errors(include_url=False, include_input=False, include_context=False)
+        ]
+        words = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
+        raise ParametersInvalid(
+            f"The parameters do not fit {skill.name}: {words}.", violations=violations
+        ) from error

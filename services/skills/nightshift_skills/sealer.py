@@ -1,0 +1,248 @@
+"""Sealing the outboxes of all services into one signed chain, and checking it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from nightshift_kit.audit import Event
+from nightshift_kit.audit.chain import ChainHead, SealedRow, SourceHead, merge, seal, verify
+from nightshift_kit.audit.checkpoints import Checkpoint, Checkpoints
+from nightshift_kit.audit.event import event_hash
+from nightshift_kit.errors import AuditBroken, NightshiftError
+from nightshift_skills.books import Books
+from nightshift_skills.ports import OutboxPort
+from nightshift_skills.store import chain, tables
+
+_log = structlog.get_logger("nightshift.skills.sealer")
+
+OWN = "skills"
+PULL_INTERVAL_S = 1.0
+_PAGE = 1_000
+
+
+@dataclass(slots=True)
+class AuditReport:
+    """What a check of the whole audit found; the fields of VerifyAuditResponse."""
+
+    event_count: int = 0
+    checkpoint_count: int = 0
+    first_bad_seq: int = 0
+    detail: str = ""
+    unsealed_count: int = 0
+    unreachable: list[str] = field(default_factory=list)
+
+    @property
+    def valid(self) -> bool:
+        """Whether everything that could be asked fits."""
+        return not self.detail
+
+
+class Sealer:
+    """Pulls, seals, signs, checks."""
+
+    def __init__(
+        self,
+        *,
+        books: Books,
+        outboxes: OutboxPort,
+        services: Sequence[str],
+        checkpoints: Checkpoints,
+        private_key: Ed25519PrivateKey,
+        checkpoint_interval_s: float,
+    ) -> None:
+        self._books = books
+        self._outboxes = outboxes
+        self._services = tuple(services)
+        self._checkpoints = checkpoints
+        self._private_key = private_key
+        self._checkpoint_interval_s = checkpoint_interval_s
+        self._head: ChainHead | None = None
+        self._signed_seq = 0
+        self._signed_s = float("-inf")
+        self._broken: dict[str, str] = {}
+        self._turn = asyncio.Lock()
+
+    @property
+    def broken(self) -> dict[str, str]:
+        """Outboxes that do not go on from what is sealed, with what is wrong."""
+        return dict(self._broken)
+
+    async def run(self) -> None:
+        """Seals each second until cancelled; the last events are signed by `close`."""
+        while True:
+            try:
+                await self.pull()
+                await self._sign(force=False)
+            except NightshiftError as error:
+                _log.warning("not sealed", reason=error.reason, error=error.message)
+            await asyncio.sleep(PULL_INTERVAL_S)
+
+    async def close(self) -> None:
+        """Seals and signs what is there."""
+        try:
+            await self.pull()
+            await self._sign(force=True)
+        except NightshiftError as error:
+            _log.warning("not sealed at the end", reason=error.reason, error=error.message)
+
+    async def pull(self) -> int:
+        """Seals all events that the outboxes have now; how many."""
+        async with self._turn:
+            sealed = 0
+            while True:
+                if self._head is None:
+                    self._head = await self._books.read(chain.get_head)
+                batches = await asyncio.gather(
+                    *(self._batch(service, self._head) for service in (OWN, *self._services))
+                )
+                rows, head = self._seal(self._head, batches)
+                if not rows:
+                    return sealed
+                await self._books.db.write(chain.append_rows, rows)
+                self._head = head
+                sealed += len(rows)
+                if all(len(batch) < _PAGE for batch in batches):
+                    return sealed
+
+    async def verify(self) -> AuditReport:
+        """Checks chain, checkpoints and outboxes; names the first bad event of the sealed chain."""
+        report = AuditReport()
+        try:
+            marks: list[Checkpoint] = await asyncio.to_thread(self._checkpoints.read)
+        except AuditBroken as error:
+            marks = []
+            report.detail = error.message
+            report.first_bad_seq = 1
+        result = await self._books.read(lambda connection: verify(chain.all_rows(connection), marks))
+        report.event_count = result.event_count
+        report.checkpoint_count = result.checkpoint_count
+        if not result.valid:
+            report.first_bad_seq, report.detail = result.first_bad_seq, result.detail
+            return report
+        for service in (OWN, *self._services):
+            try:
+                await self._check_outbox(service, result.head, report)
+            except NightshiftError as error:
+                _log.warning("outbox not asked", of=service, reason=error.reason)
+                report.unreachable.append(service)
+        return report
+
+    async def _check_outbox(self, service: str, head: ChainHead, report: AuditReport) -> None:
+        sealed = head.sources.get(service, SourceHead())
+        last = SourceHead()
+        problem = ""
+        async for event in self._events(service):
+            problem = _problem(last, event)
+            if problem:
+                break
+            last = SourceHead(event.seq, event.hash)
+            if event.seq == sealed.seq and event.hash != sealed.hash:
+                last = await self._first_difference(service)
+                problem = "it is not the event that was sealed"
+                break
+        if not problem and last.seq < sealed.seq:
+            problem = f"the outbox ends at {last.seq}, but {sealed.seq} of its events are sealed"
+        if problem:
+            bad = await self._books.read(_sealed_position, service, last.seq + 1)
+            bad = bad or head.seq + 1
+            if not report.first_bad_seq or bad < report.first_bad_seq:
+                report.first_bad_seq = bad
+                report.detail = f"outbox {service}, event {last.seq + 1}: {problem}"
+            return
+        report.unsealed_count += last.seq - sealed.seq
+
+    async def _first_difference(self, service: str) -> SourceHead:
+        """The last event of an outbox that is still what was sealed."""
+        last = SourceHead()
+        async for event in self._events(service):
+            sealed_hash = await self._books.read(_sealed_hash, service, event.seq)
+            if sealed_hash != event.hash:
+                break
+            last = SourceHead(event.seq, event.hash)
+        return last
+
+    async def _events(self, service: str) -> AsyncIterator[Event]:
+        after_seq = 0
+        while page := await self._page(service, after_seq):
+            for event in page:
+                yield event
+            after_seq = page[-1].seq
+
+    async def _batch(self, service: str, head: ChainHead) -> list[Event]:
+        after_seq = head.sources.get(service, SourceHead()).seq
+        try:
+            return await self._page(service, after_seq)
+        except AuditBroken as error:
+            self._note_broken(service, error.message)
+        except NightshiftError as error:
+            _log.debug("outbox not pulled", of=service, reason=error.reason)
+        return []
+
+    async def _page(self, service: str, after_seq: int) -> list[Event]:
+        if service == OWN:
+            return await self._books.read(self._books.outbox.events, after_seq, _PAGE)
+        response = await self._outboxes.list_events(service, after_seq, _PAGE)
+        return [
+            Event.from_canonical(event.canonical, event.previous_hash, event.hash)
+            for event in response.outbox_events
+        ]
+
+    def _seal(self, head: ChainHead, batches: Iterable[list[Event]]) -> tuple[list[SealedRow], ChainHead]:
+        """Seals batches together; one outbox that is broken does not keep the others from being sealed."""
+        good: list[list[Event]] = []
+        for batch in batches:
+            if not batch:
+                continue
+            try:
+                seal(head, batch)
+            except AuditBroken as error:
+                self._note_broken(batch[0].service, error.message)
+            else:
+                self._broken.pop(batch[0].service, None)
+                good.append(batch)
+        return seal(head, merge(*good))
+
+    def _note_broken(self, service: str, problem: str) -> None:
+        if self._broken.get(service) != problem:
+            _log.error("an outbox does not go on from what is sealed", of=service, problem=problem)
+        self._broken[service] = problem
+
+    async def _sign(self, *, force: bool) -> None:
+        loop = asyncio.get_running_loop()
+        head = self._head
+        if head is None or head.seq == self._signed_seq:
+            return
+        if not force and loop.time() - self._signed_s < self._checkpoint_interval_s:
+            return
+        await asyncio.to_thread(
+            self._checkpoints.append, head.seq, head.hash, self._private_key, self._books.clock
+        )
+        self._signed_seq, self._signed_s = head.seq, loop.time()
+
+
+def _problem(last: SourceHead, event: Event) -> str:
+    if event.seq != last.seq + 1:
+        return f"event {event.seq} follows event {last.seq}"
+    if event.previous_hash != last.hash:
+        return "it does not go on from the event before"
+    if event.hash != event_hash(last.hash, event.canonical):
+        return "its content is not what was hashed"
+    return ""
+
+
+def _sealed_position(connection: sa.Connection, source: str, source_seq: int) -> int:
+    table = tables.sealed_events
+    query = sa.select(table.c.seq).where(table.c.source == source, table.c.source_seq == source_seq)
+    return connection.execute(query).scalar_one_or_none() or 0
+
+
+def _sealed_hash(connection: sa.Connection, source: str, source_seq: int) -> str:
+    table = tables.sealed_events
+    query = sa.select(table.c.source_hash).where(table.c.source == source, table.c.source_seq == source_seq)
+    return connection.execute(query).scalar_one_or_none() or ""

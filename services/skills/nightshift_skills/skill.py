@@ -1,0 +1,107 @@
+"""What a skill is: its declaration, and what its functions are given."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from nightshift.experience.v1 import experience_service_pb2 as experience_pb
+from nightshift_kit.grants import Tier
+from nightshift_skills.plans import NothingToDo, Plan
+from nightshift_skills.ports import ExperiencePort, LabPort, TrainerPort
+
+
+class Parameters(BaseModel):
+    """Arguments of RunSkill; a skill without any takes this very class."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_max_length=4096)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Thresholds of the built-in skills; set by the operator."""
+
+    project: str = "projects/default"
+    min_production_runs: int = 500
+    detect_min_new_runs: int = 50
+    aggregate_interval_s: float = 86_400.0
+    embed_batch: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class PlanContext:
+    """What `plan` may use: reads, the time, the limits, and which subjects rest."""
+
+    experience: ExperiencePort
+    lab: LabPort
+    trainer: TrainerPort
+    limits: Limits
+    now: datetime
+    resting: Callable[[str], Awaitable[datetime | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition of a trigger, in words."""
+
+    met: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What triggers are judged by. `state` is None where experience could not be asked."""
+
+    now: datetime
+    limits: Limits
+    state: experience_pb.ExperienceState | None
+
+
+@dataclass(frozen=True, slots=True)
+class Skill:
+    """Something that the plane can do.
+
+    Attributes:
+        id: Name without collection.
+        tier: Built-in tier, or a tighter one from the settings.
+        triggers: Of "idle", "tick", "command".
+        cooldown_s: Rest between two runs on the same subject.
+        methods: Full methods that its grants may name ("/package.Service/Method").
+        plan: Reads, and says what would be done. Never changes anything.
+        parameters: Schema of its arguments.
+        due: Conditions of its idle trigger; only asked where "idle" is among the triggers.
+        call_timeout_s: Deadline of one of its calls.
+        follows_job: Its first call answers with a training job; the run lasts as long as that job.
+        on_purpose: Its runs are a person's own doing, which users do not pre-empt. Stays as built in where
+            the
+            settings tighten the tier: work of a CONFIRM skill makes room for users whoever starts it.
+        shown_answer: What of a call's answer is kept with the run (user text is left out).
+    """
+
+    id: str
+    tier: Tier
+    description: str
+    triggers: tuple[str, ...]
+    cooldown_s: float
+    methods: tuple[str, ...]
+    plan: Callable[[PlanContext, Any], Awaitable[Plan | NothingToDo]]
+    parameters: type[Parameters] = Parameters
+    due: Callable[[Facts], Sequence[Condition]] = lambda _facts: ()
+    call_timeout_s: float = 30.0
+    follows_job: bool = False
+    on_purpose: bool = False
+    shown_answer: Callable[[dict[str, Any]], dict[str, Any]] = field(default=lambda answer: answer)
+
+    @property
+    def name(self) -> str:
+        """Resource name."""
+        return f"skills/{self.id}"
+
+    @property
+    def background(self) -> bool:
+        """Whether users come before its runs: neither a person's own doing nor a mere look on each tick."""
+        return not self.on_purpose and "tick" not in self.triggers

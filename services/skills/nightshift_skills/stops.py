@@ -1,0 +1,168 @@
+"""STOP and leases: what skills tells the control ports of the acting services. Lives on the control loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from nightshift.skills.v1 import control_service_pb2 as control_pb
+from nightshift_kit.clock import Clock
+from nightshift_kit.errors import NightshiftError
+from nightshift_skills.ports import StopPort
+
+_log = structlog.get_logger("nightshift.skills.stops")
+
+# The acting services kill what has not exited 600 ms after STOP; a service that needs longer counts as
+# silent.
+STOP_TIMEOUT_S = 5.0
+LEASE_INTERVAL_S = 1.0
+LEASE_TIMEOUT_S = 0.9
+
+
+@dataclass(slots=True)
+class ServiceStop:
+    """How one service took a STOP. Times in nanoseconds of CLOCK_BOOTTIME."""
+
+    service: str
+    delivered_ns: int | None = None
+    cooperative_ns: int | None = None
+    done_ns: int | None = None
+    running_count: int = 0
+    killed_count: int = 0
+
+
+@dataclass(slots=True)
+class StopResult:
+    """How all services took it."""
+
+    services: list[ServiceStop] = field(default_factory=list)
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether each said that nothing runs any more."""
+        return all(service.done_ns is not None for service in self.services)
+
+    @property
+    def delivered_ns(self) -> int | None:
+        """When the last service that answered had delivered STOP to its work."""
+        return max((s.delivered_ns for s in self.services if s.delivered_ns is not None), default=None)
+
+    @property
+    def cooperative_ns(self) -> int | None:
+        """The last exit that needed no killing."""
+        return max((s.cooperative_ns for s in self.services if s.cooperative_ns is not None), default=None)
+
+    @property
+    def done_ns(self) -> int | None:
+        """When nothing ran any more anywhere; None unless all confirmed it."""
+        if not self.confirmed:
+            return None
+        return max((s.done_ns for s in self.services if s.done_ns is not None), default=None)
+
+    @property
+    def running_count(self) -> int:
+        """Works that ran when STOP arrived."""
+        return sum(service.running_count for service in self.services)
+
+    @property
+    def killed_count(self) -> int:
+        """Works that had to be killed."""
+        return sum(service.killed_count for service in self.services)
+
+
+class Stops:
+    """Sends STOP to all acting services at once."""
+
+    def __init__(self, port: StopPort, services: tuple[str, ...], clock: Clock) -> None:
+        self._port = port
+        self._services = services
+        self._clock = clock
+
+    async def deliver(self, request: control_pb.StopRequest) -> StopResult:
+        """Stops; returns when each service is done or silent. Never raises for a service that is down."""
+        states = [ServiceStop(service) for service in self._services]
+        await asyncio.gather(*(self._one(state, request) for state in states))
+        return StopResult(states)
+
+    async def _one(self, state: ServiceStop, request: control_pb.StopRequest) -> None:
+        earliest_ns = self._clock.boottime_ns()
+        try:
+            async for message in self._port.stop(state.service, request, timeout_s=STOP_TIMEOUT_S):
+                at_ns = self._instant(message, earliest_ns)
+                if message.phase == control_pb.STOP_PHASE_DELIVERED:
+                    state.delivered_ns = at_ns
+                    state.running_count = message.running_count
+                elif message.phase == control_pb.STOP_PHASE_EXITED and message.killed:
+                    state.killed_count += 1
+                elif message.phase == control_pb.STOP_PHASE_EXITED:
+                    state.cooperative_ns = at_ns
+                elif message.phase == control_pb.STOP_PHASE_DONE:
+                    state.done_ns = at_ns
+        except NightshiftError as error:
+            # What runs there stops by itself when its lease runs out.
+            _log.warning("STOP not confirmed", to=state.service, reason=error.reason)
+
+    def _instant(self, message: control_pb.StopResponse, earliest_ns: int) -> int:
+        # The service's own reading, if it shares our boot clock; otherwise the arrival here, which is later.
+        now_ns = self._clock.boottime_ns()
+        told_ns = message.boottime.ToNanoseconds()
+        return told_ns if earliest_ns <= told_ns <= now_ns else now_ns
+
+
+class Leases:
+    """Renews leases each second, and tells the fence to whoever does not know it."""
+
+    def __init__(
+        self,
+        port: StopPort,
+        services: tuple[str, ...],
+        leases: Callable[[], tuple[int, frozenset[str]]],
+        raise_above: Callable[[int], object],
+    ) -> None:
+        self._port = port
+        self._services = services
+        self._leases = leases
+        self._raise_above = raise_above
+        self._known: dict[str, bool] = dict.fromkeys(services, False)
+
+    @property
+    def reachable(self) -> dict[str, bool]:
+        """Whether each service answered the last renewal."""
+        return dict(self._known)
+
+    async def run(self) -> None:
+        """Renews until cancelled."""
+        await asyncio.gather(*(self._keep(service) for service in self._services))
+
+    async def _keep(self, service: str) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            began_s = loop.time()
+            await self.renew(service)
+            await asyncio.sleep(max(0.05, LEASE_INTERVAL_S - (loop.time() - began_s)))
+
+    async def renew(self, service: str) -> bool:
+        """One renewal; whether the service took it."""
+        fence, runs = self._leases()
+        request = control_pb.RenewLeaseRequest(
+            fence=fence, skill_runs=[f"skillRuns/{run}" for run in sorted(runs)]
+        )
+        try:
+            response = await self._port.renew_lease(service, request, timeout_s=LEASE_TIMEOUT_S)
+        except NightshiftError as error:
+            if error.reason == "PREEMPTED":
+                # The service has seen a higher fence than ours: our store came from a backup.
+                seen = error.metadata.get("highest", "")
+                await asyncio.to_thread(self._raise_above, int(seen) if seen.isdigit() else fence + 1_000)
+                _log.error("fence behind a service's; raised", to=service, seen=seen)
+            elif self._known[service]:
+                _log.warning("lease not renewed", to=service, reason=error.reason)
+            self._known[service] = False
+            return False
+        if response.fence > fence and response.fence > self._leases()[0]:
+            await asyncio.to_thread(self._raise_above, response.fence)
+        self._known[service] = True
+        return True
