@@ -16,9 +16,11 @@ class ExperienceSettings(ServiceSettings):
             other check is taken for a privacy block, and its text is not kept.
         production_deny: Shell patterns of session keys that are never production.
         workshop_dates: Where not empty, the only UTC dates ("YYYY-MM-DD") of production.
+        embedding_model: "minilm", or the folder of another sentence-transformers model.
     """
 
     languages: tuple[str, ...] = PLATFORM_LANGUAGES
     content_checks: tuple[str, ...] = tuple(sorted(CONTENT_CHECKS))
     production_deny: tuple[str, ...] = ()
     workshop_dates: tuple[str, ...] = ()
+    embedding_model: str = "minilm"

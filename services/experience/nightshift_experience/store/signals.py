@@ -23,10 +23,11 @@ def add_feedback(
     feedback_us: int | None,
     now_us: int,
 ) -> bool:
-    """Store one signal, the same one only once; whether its run is known. Without a time it counts from now."""
+    """Store one signal, the same one once; whether its run is known. Without a time it is of now."""
     content = repr((kind, value, feedback_us)).encode()
     digest = hashlib.sha256(content).digest()[:DIGEST_BYTES]
-    insert_new(connection, tables.feedback, [(project, run_id, digest, kind, value, now_us if feedback_us is None else feedback_us, now_us)])
+    when_us = now_us if feedback_us is None else feedback_us
+    insert_new(connection, tables.feedback, [(project, run_id, digest, kind, value, when_us, now_us)])
     if kind in (FAVORITE, UNFAVORITE):
         refresh_favorites(connection, project, [run_id])
     return bool(select_in(connection, tables.runs, ("run_id",), project, "run_id", [run_id]))
