@@ -1,8 +1,8 @@
 """Makes a tiny Qwen3 with random weights, its own tokenizer and rows to train it on.
 
-Nothing is downloaded: the model comes from a config, the byte-level BPE tokenizer is trained on the rows, and both
-are saved as one folder in Hugging Face format. The demo and the tests train adapters for it; it is far too small to
-say anything sensible, and just large enough to show that it learns.
+Nothing is downloaded: the model comes from a config, the byte-level BPE tokenizer is trained on the rows,
+and both are saved as one folder in Hugging Face format. The demo and the tests train adapters for it; it is
+far too small to say anything sensible, and just large enough to show that it learns.
 
     python examples/tiny_model.py OUT --hidden 64 --layers 2 --rows 200 --seed 0
 
@@ -19,7 +19,14 @@ from typing import Any
 
 _WHO = ("The lantern", "A river", "My neighbour", "The archive", "An old map", "This garden", "The workshop")
 _DOES = ("remembers", "folds", "repaints", "counts", "mirrors", "carries", "unfolds")
-_WHAT = ("a quiet street", "every window", "its own shadow", "the long afternoon", "one small stone", "all the stairs")
+_WHAT = (
+    "a quiet street",
+    "every window",
+    "its own shadow",
+    "the long afternoon",
+    "one small stone",
+    "all the stairs",
+)
 _HOW = ("slowly", "from above", "layer by layer", "without colour", "against the light")
 
 _SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -39,16 +46,23 @@ _CHAT_TEMPLATE = """{%- for message in messages -%}
 
 
 def make_rows(count: int, seed: int) -> list[dict[str, Any]]:
-    """Chat rows ``{"messages": [{"role", "content"}, …]}``; the answers follow a pattern that can be learnt."""
+    """Chat rows ``{"messages".
+
+    [{"role", "content"}, …]}``; the answers follow a pattern that can be learnt.
+    """
     source = random.Random(seed)
     rows = []
     for number in range(count):
         who, does, what, how = (source.choice(words) for words in (_WHO, _DOES, _WHAT, _HOW))
+        answer = f"{who} {does} {what}, {how}; then it {source.choice(_DOES)} {source.choice(_WHAT)}."
         rows.append(
             {
                 "messages": [
                     {"role": "user", "content": f"Describe {who.lower()} (sheet {number % 17}), {how}."},
-                    {"role": "assistant", "content": f"{who} {does} {what}, {how}; then it {source.choice(_DOES)} {source.choice(_WHAT)}."},
+                    {
+                        "role": "assistant",
+                        "content": answer,
+                    },
                 ]
             }
         )
@@ -61,9 +75,15 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def make_model(
-    folder: Path, texts: list[str], *, hidden: int = 64, layers: int = 2, vocabulary: int = 1024, seed: int = 0
+    folder: Path,
+    texts: list[str],
+    *,
+    hidden: int = 64,
+    layers: int = 2,
+    vocabulary: int = 1024,
+    seed: int = 0,
 ) -> None:
-    """Writes a Qwen3 of `layers` × `hidden` and a tokenizer trained on `texts` into `folder`."""
+    """Writes a Qwen3 of `layers` x `hidden` and a tokenizer trained on `texts` into `folder`."""
     # Imported here: whoever only wants rows need not wait for torch.
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -81,7 +101,7 @@ def make_model(
             show_progress=False,
         ),
     )
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>", model_max_length=2048
     )
     tokenizer.chat_template = _CHAT_TEMPLATE
@@ -100,7 +120,7 @@ def make_model(
         pad_token_id=tokenizer.pad_token_id,
     )
     torch.manual_seed(seed)
-    model = Qwen3ForCausalLM(config)
+    model = Qwen3ForCausalLM(config)  # type: ignore[no-untyped-call]
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +128,9 @@ def make_model(
     model.save_pretrained(folder)
 
 
-def make(out: Path, *, hidden: int = 64, layers: int = 2, rows: int = 200, seed: int = 0) -> tuple[Path, Path]:
+def make(
+    out: Path, *, hidden: int = 64, layers: int = 2, rows: int = 200, seed: int = 0
+) -> tuple[Path, Path]:
     """Writes model folder and rows file below `out`; answers (model folder, rows file)."""
     out.mkdir(parents=True, exist_ok=True)
     made = make_rows(rows, seed)
@@ -129,7 +151,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     model, rows_file = make(
-        arguments.out, hidden=arguments.hidden, layers=arguments.layers, rows=arguments.rows, seed=arguments.seed
+        arguments.out,
+        hidden=arguments.hidden,
+        layers=arguments.layers,
+        rows=arguments.rows,
+        seed=arguments.seed,
     )
     size_bytes = sum(file.stat().st_size for file in model.iterdir())
     print(f"{model} ({size_bytes:,} bytes), {rows_file} ({arguments.rows} rows)")

@@ -58,7 +58,11 @@ class Told:
 
     def steps(self) -> dict[int, str]:
         """Checkpoint digest by optimiser step."""
-        return {message["step"]: message["checkpoint_digest"] for message in self.messages if message["kind"] == "step"}
+        return {
+            message["step"]: message["checkpoint_digest"]
+            for message in self.messages
+            if message["kind"] == "step"
+        }
 
     def losses(self) -> list[float]:
         """Loss by optimiser step."""
@@ -81,7 +85,9 @@ class Bench:
     def __init__(self, folder: Path, worker_module: str = WORKER_MODULE) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.supervisor = Supervisor(
-            environment=worker_environment(1, folder / "caches"), log_folder=folder, worker_module=worker_module
+            environment=worker_environment(1, folder / "caches"),
+            log_folder=folder,
+            worker_module=worker_module,
         )
         self._news: queue.SimpleQueue[Sequence[Mapping[str, Any]] | WorkerEnd] = queue.SimpleQueue()
 
@@ -90,7 +96,9 @@ class Bench:
         order.job_folder.mkdir(parents=True, exist_ok=True)
         self.supervisor.start(Job(order, fork=fork, told=self._news.put, ended=self._news.put))
 
-    def follow(self, until: Callable[[Mapping[str, Any]], bool] | None = None, told: Told | None = None) -> Told:
+    def follow(
+        self, until: Callable[[Mapping[str, Any]], bool] | None = None, told: Told | None = None
+    ) -> Told:
         """Collects until a message fulfils `until`, or the worker ends."""
         told = told or Told()
         deadline = time.monotonic() + PATIENCE_S

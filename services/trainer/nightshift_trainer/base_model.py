@@ -121,9 +121,7 @@ def fingerprint(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
 
 
 def _digested_files(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.iterdir() if path.suffix in _DIGESTED_SUFFIXES and path.is_file()
-    )
+    return sorted(path for path in folder.iterdir() if path.suffix in _DIGESTED_SUFFIXES and path.is_file())
 
 
 def tokenizer_digest(folder: Path) -> str:
@@ -137,8 +135,10 @@ def tokenizer_digest(folder: Path) -> str:
 
 
 def check_tokenizer(model: BaseModel) -> None:
-    """Checks that the tokenizer belongs to the model: it is there, has a chat template, and no token beyond the
-    embedding. Raises TokenizerMismatch."""
+    """Checks that the tokenizer belongs to the model.
+
+    It is there, has a chat template, and no token beyond the embedding. Raises TokenizerMismatch.
+    """
     folder = model.folder
     try:
         tokenizer = json.loads((folder / "tokenizer.json").read_bytes())

@@ -5,13 +5,14 @@ NightshiftError
 ├── NOT_FOUND             BaseModelUnknown, DatasetUnknown, TrainingJobUnknown, AdapterUnknown
 ├── ALREADY_EXISTS        AdapterExists
 ├── PERMISSION_DENIED     UnsafeFormat
-├── FAILED_PRECONDITION   CorpusEmpty, TokenizerMismatch, GpuBusy, GpuUnavailable, VramInsufficient, LeaseLost,
+├── FAILED_PRECONDITION   CorpusEmpty, TokenizerMismatch, GpuBusy, GpuUnavailable, VramInsufficient,
 │                         JobState
 ├── ABORTED               CorpusChanged
 ├── OUT_OF_RANGE          SeqGone
 └── DATA_LOSS             CheckpointCorrupt
 
-What ends a job instead of a call (TRAINER_OOM, LOSS_NON_FINITE, …) is a Failure in the job, not an error here.
+What ends a job instead of a call (TRAINER_OOM, LOSS_NON_FINITE, …) is a Failure in the job, not an error
+here.
 """
 
 from __future__ import annotations
@@ -101,13 +102,6 @@ class VramInsufficient(NightshiftError):
 
     code = Code.FAILED_PRECONDITION
     reason = "VRAM_INSUFFICIENT"
-
-
-class LeaseLost(NightshiftError):
-    """The lease that work needs is not held."""
-
-    code = Code.FAILED_PRECONDITION
-    reason = "LEASE_LOST"
 
 
 class JobState(NightshiftError):

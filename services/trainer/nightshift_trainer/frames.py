@@ -15,7 +15,7 @@ _HEADER = struct.Struct(">I")
 MAXIMUM_BYTES = 16 * 1024 * 1024
 
 
-class FrameBroken(ValueError):  # noqa: N818 - named by what happened, like every error here
+class FrameBroken(ValueError):
     """The bytes are not frames: too long, not JSON, or not an object."""
 
 

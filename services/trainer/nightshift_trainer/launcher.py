@@ -1,11 +1,12 @@
 """Starts worker processes: forked from a warm parent, or from nothing where CUDA forbids forking.
 
-Everything here happens on one thread that lives as long as the service: the kernel ties a child's life to the *thread*
-that started it.
+Everything here happens on one thread that lives as long as the service: the kernel ties a child's life to
+the *thread* that started it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -36,15 +37,12 @@ class Launched:
             signal.pidfd_send_signal(self.pidfd, 0)
         except ProcessLookupError:
             return
-        # Alive a moment ago, so the number is still this process's; before it made its own group there is none.
-        try:
+        # Alive a moment ago, so the number is still this process's; before it made its own group there is
+        # none.
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        try:
+        with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
     def close(self) -> None:
         """Closes channel and handle."""
@@ -82,7 +80,10 @@ def spawn(
 
 
 class WarmParent:
-    """The process that has everything imported; see worker.warm. Raises OSError where it cannot be started."""
+    """The process that has everything imported; see worker.warm.
+
+    Raises OSError where it cannot be started.
+    """
 
     def __init__(self, environment: Mapping[str, str], log: WorkerLog) -> None:
         self.channel, theirs = socket.socketpair()
@@ -123,7 +124,9 @@ class WarmParent:
         ours, theirs = socket.socketpair()
         descriptor = log.open()
         try:
-            socket.send_fds(self.channel, [frames.encode({"command": "start"})], [theirs.fileno(), descriptor])
+            socket.send_fds(
+                self.channel, [frames.encode({"command": "start"})], [theirs.fileno(), descriptor]
+            )
         except OSError:
             ours.close()
             raise
@@ -153,8 +156,11 @@ def _python(
 
 
 def worker_environment(threads: int, caches: Path) -> dict[str, str]:
-    """Environment of workers: nothing is fetched, nothing is written outside `caches`, and one thread adds up in
-    one order, which is what makes sums reproducible."""
+    """Environment of workers.
+
+    Nothing is fetched, nothing is written outside `caches`, and one thread adds up in one order, which is
+    what makes sums reproducible.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()

@@ -15,10 +15,15 @@ _RECORD = "worker.json"
 
 
 def record_worker(job_folder: Path, pid: int) -> None:
-    """Notes which process works in a job's folder: its id and when it started, so that a reused id is told apart."""
+    """Notes which process works in a job's folder.
+
+    Its id and when it started, so that a reused id is told apart.
+    """
     started = _start_ticks(pid)
     if started is not None:
-        (job_folder / _RECORD).write_text(json.dumps({"pid": pid, "start_ticks": started, "boot": _boot_id()}))
+        (job_folder / _RECORD).write_text(
+            json.dumps({"pid": pid, "start_ticks": started, "boot": _boot_id()})
+        )
 
 
 def forget_worker(job_folder: Path) -> None:
@@ -50,8 +55,10 @@ def _boot_id() -> str:
 
 
 def _start_ticks(pid: int) -> int | None:
-    """When a process started, in clock ticks after boot; None where it does not run. Field 22 of proc(5)'s stat,
-    counted behind the command, which may hold anything."""
+    """When a process started, in clock ticks after boot; None where it does not run.
+
+    Field 22 of proc(5)'s stat, counted behind the command, which may hold anything.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except (OSError, IndexError):

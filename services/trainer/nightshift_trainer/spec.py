@@ -60,8 +60,10 @@ class Spec:
         return dataclasses.replace(self, **changes)
 
     def total_steps(self, row_count: int) -> int:
-        """Optimiser steps for so many rows, counted as the training loop counts them: a short last batch and a
-        short last accumulation of an epoch are steps of their own."""
+        """Optimiser steps for so many rows, counted as the training loop counts them.
+
+        A short last batch and a short last accumulation of an epoch are steps of their own.
+        """
         if self.max_steps:
             return self.max_steps
         batches = math.ceil(row_count / self.batch_size)
@@ -115,8 +117,10 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
 
 
 def fill(given: Mapping[str, Any]) -> Spec:
-    """Fills in a preset. `given` holds the values that were set; zero or empty ones count as not set, save for
-    `lora_dropout` and `seed`, where None does.
+    """Fills in a preset.
+
+    `given` holds the values that were set; zero or empty ones count as not set, save for `lora_dropout` and
+    `seed`, where None does.
 
     Raises FieldInvalid with every violation.
     """
@@ -170,8 +174,11 @@ def _violations(values: Mapping[str, Any]) -> list[FieldViolation]:
 
 
 def smaller_micro_batch(batch_size: int, gradient_accumulation: int) -> tuple[int, int] | None:
-    """The next smaller micro-batch for the same samples a step: halved where that divides, else by the smallest
-    factor there is. None where a micro-batch is one sample already."""
+    """The next smaller micro-batch for the same samples a step.
+
+    Halved where that divides, else by the smallest factor there is. None where a micro-batch is one sample
+    already.
+    """
     for factor in range(2, batch_size + 1):
         if batch_size % factor == 0:
             return batch_size // factor, gradient_accumulation * factor

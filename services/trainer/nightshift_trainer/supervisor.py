@@ -1,10 +1,10 @@
 """Keeps one worker: starts it, hears it, and can always end it.
 
-Runs in a thread of its own, so that a busy event loop delays neither a heartbeat nor a kill. All waiting is in one
-select; whatever others ask arrives as a command through a pipe.
+Runs in a thread of its own, so that a busy event loop delays neither a heartbeat nor a kill. All waiting is
+in one select; whatever others ask arrives as a command through a pipe.
 
-States of the one worker: none → starting (the warm parent is asked) → running → none. The worker's end is known from
-its pidfd, never from what it says.
+States of the one worker: none → starting (the warm parent is asked) → running → none. The worker's end is
+known from its pidfd, never from what it says.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Supervisor:
         self._selector.register(self._woken, selectors.EVENT_READ, self._drain)
         self._worker: _Worker | None = None
         self._warm: WarmParent | None = None
-        self._closed = False
+        self.closed = False
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._thread.start()
 
@@ -136,9 +136,9 @@ class Supervisor:
 
     def close(self) -> None:
         """Kills what runs and ends the thread."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         self._commands.put(None)
         self._wake()
         self._thread.join(5)
@@ -226,12 +226,8 @@ class Supervisor:
         """Begins to serve a worker whose process and channel are there."""
         assert worker.launched is not None
         record_worker(worker.job.order.job_folder, worker.launched.pid)
-        self._selector.register(
-            worker.launched.channel, selectors.EVENT_READ, lambda: self._hear(worker)
-        )
-        self._selector.register(
-            worker.launched.pidfd, selectors.EVENT_READ, lambda: self._exited(worker)
-        )
+        self._selector.register(worker.launched.channel, selectors.EVENT_READ, lambda: self._hear(worker))
+        self._selector.register(worker.launched.pidfd, selectors.EVENT_READ, lambda: self._exited(worker))
         if worker.cause:
             # Asked to stop while it was being made.
             worker.killed = True
@@ -242,8 +238,8 @@ class Supervisor:
     def _send(self, worker: _Worker, message: Mapping[str, Any]) -> None:
         assert worker.channel is not None
         try:
-            # An order fits into the socket's buffer, a beat is a few bytes: what does not fit means that nobody
-            # reads, and then the dead man's switch does its work.
+            # An order fits into the socket's buffer, a beat is a few bytes: what does not fit means that
+            # nobody reads, and then the dead man's switch does its work.
             worker.channel.send(frames.encode(message), socket.MSG_DONTWAIT)
         except OSError as error:
             _log.info("the worker does not listen: %s", error)
@@ -300,10 +296,13 @@ class Supervisor:
             worker.exit_status = worker.process.wait()
         elif worker.last is None and not worker.cause and self._warm is not None:
             # How it died matters, and the warm parent is about to tell.
-            if _readable(self._warm.channel, _REAP_S):
-                self._hear_warm(self._warm)
+            self._hear_warm_soon(self._warm)
         if self._worker is worker:
             self._finish(worker, exited_ns)
+
+    def _hear_warm_soon(self, warm: WarmParent) -> None:
+        if _readable(warm.channel, _REAP_S):
+            self._hear_warm(warm)
 
     def _open_channels(self) -> Mapping[Any, selectors.SelectorKey]:
         return self._selector.get_map()
@@ -378,8 +377,9 @@ class Supervisor:
 
 
 def _pidfd(pid: int) -> int:
-    # The warm parent reaps a worker only after having told its start, and we ask at once; a worker that died in
-    # between leaves a handle to nothing, for which a closed pipe stands: readable, like an exited process.
+    # The warm parent reaps a worker only after having told its start, and we ask at once; a worker that
+    # died in between leaves a handle to nothing, for which a closed pipe stands: readable, like an exited
+    # process.
     try:
         return os.pidfd_open(pid)
     except ProcessLookupError:

@@ -1,6 +1,7 @@
 """Safetensors files read without torch: what they hold and the digest of it.
 
-Format: 8 bytes little-endian length, that many bytes of JSON {name: {dtype, shape, data_offsets}}, then the data.
+Format: 8 bytes little-endian length, that many bytes of JSON {name: {dtype, shape, data_offsets}}, then the
+data.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _MAXIMUM_HEADER_BYTES = 100 * 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
 
 
-class WeightsBroken(ValueError):  # noqa: N818 - named by what happened, like every error here
+class WeightsBroken(ValueError):
     """The file is no safetensors file, or was cut short."""
 
 
@@ -39,7 +40,10 @@ class TensorEntry:
 
 
 def read_entries(path: Path) -> tuple[TensorEntry, ...]:
-    """The tensors of a file, by name; offsets count from the file's beginning. Raises WeightsBroken, OSError."""
+    """The tensors of a file, by name; offsets count from the file's beginning.
+
+    Raises WeightsBroken, OSError.
+    """
     with path.open("rb") as file:
         return _entries(file, path.stat().st_size)
 

@@ -1,8 +1,8 @@
 """A dead man's switch kept by the kernel.
 
-The supervisor renews it through heartbeats. If it cannot – killed, stopped by SIGSTOP, swapped out, cut off from its
-lease – the kernel kills this process with no Python code having to run. The timer counts on CLOCK_BOOTTIME, which goes
-on while the machine sleeps.
+The supervisor renews it through heartbeats. If it cannot - killed, stopped by SIGSTOP, swapped out, cut off
+from its lease - the kernel kills this process with no Python code having to run. The timer counts on
+CLOCK_BOOTTIME, which goes on while the machine sleeps.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class _TimerSpec(ctypes.Structure):
 
 
 class DeadMansSwitch:
-    """Kills this process with SIGKILL `timeout_s` after the last renewal. Raises OSError where there is no timer."""
+    """Kills this process with SIGKILL `timeout_s` after the last renewal.
+
+    Raises OSError where there is no timer.
+    """
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s

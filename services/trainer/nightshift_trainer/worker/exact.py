@@ -1,8 +1,8 @@
 """trl's trainer made stoppable at any micro-step and resumable bit by bit.
 
-The library's own checkpoints are not used: they pickle, upcast the adapter of a quantised model when loading, and
-wait for the end of an optimiser step. Its hooks for loading are: they lie exactly where state must be put back so that
-the next random number drawn is the one that would have been drawn.
+The library's own checkpoints are not used: they pickle, upcast the adapter of a quantised model when
+loading, and wait for the end of an optimiser step. Its hooks for loading are: they lie exactly where state
+must be put back so that the next random number drawn is the one that would have been drawn.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class StopRequested(BaseException):
     """Leaves the training loop at once. No Exception, so that no library swallows it."""
 
 
-class LossNonFinite(Exception):  # noqa: N818 - named by what happened, like every error here
+class LossNonFinite(Exception):
     """Loss or gradient is NaN or infinite; the step was not taken."""
 
 
 class EpochSampler(torch.utils.data.Sampler[int]):
-    """A permutation that is a function of seed and epoch alone, so that the place in the data is two numbers."""
+    """A permutation made of seed and epoch alone, so that the place in the data is two numbers."""
 
     def __init__(self, count: int, seed: int) -> None:
         self._count = count
@@ -69,7 +69,7 @@ class Session(Protocol):
         """Everything is built and, where there was a checkpoint, restored; no step is taken yet."""
 
 
-class _Observer(TrainerCallback):  # type: ignore[misc] # transformers ships no types
+class _Observer(TrainerCallback):
     def __init__(self, session: Session) -> None:
         self._session = session
         self.trainer: Any = None
@@ -78,8 +78,9 @@ class _Observer(TrainerCallback):  # type: ignore[misc] # transformers ships no 
         self._session.began(self.trainer)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        # Gradients gathered so far are thrown away with the process. The checkpoint on the disk is the state at the
-        # beginning of this very step, random numbers included, so there is nothing to save and nothing to wait for.
+        # Gradients gathered so far are thrown away with the process. The checkpoint on the disk is the
+        # state at the beginning of this very step, random numbers included, so there is nothing to save and
+        # nothing to wait for.
         if self._session.stopping():
             raise StopRequested
 
@@ -95,7 +96,9 @@ class _Observer(TrainerCallback):  # type: ignore[misc] # transformers ships no 
 
 def trainable(trainer: Any) -> dict[str, torch.nn.Parameter]:
     """The adapter's weights by name, in the model's order."""
-    return {name: parameter for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    return {
+        name: parameter for name, parameter in trainer.model.named_parameters() if parameter.requires_grad
+    }
 
 
 def source_of(trainer: Any) -> Source:

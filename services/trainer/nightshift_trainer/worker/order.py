@@ -21,8 +21,11 @@ ADAPTER_FOLDER = "adapter"
 
 @dataclass(frozen=True)
 class Order:
-    """One training. `job_folder` holds its checkpoints, caches and the finished adapter; `spec` names absolute
-    paths. `stop_grace_s` is how long a stop waits for the end of a micro-step before it leaves from where it is."""
+    """One training.
+
+    `job_folder` holds its checkpoints, caches and the finished adapter; `spec` names absolute paths.
+    `stop_grace_s` is how long a stop waits for the end of a micro-step before it leaves from where it is.
+    """
 
     spec: Spec
     job_folder: Path

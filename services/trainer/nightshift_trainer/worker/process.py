@@ -1,6 +1,7 @@
 """The worker process: one order, a channel to its supervisor, and three ways to end.
 
-Heavy imports happen only once the channel is served, so that a worker that is still importing can be stopped too.
+Heavy imports happen only once the channel is served, so that a worker that is still importing can be
+stopped too.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class WorkerProcess:
         self._phase("loading")
         try:
             self._train(order)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it ends this process
             self._end_with(error)
         self._end(EXIT_SUCCEEDED, None)
 
@@ -90,11 +91,15 @@ class WorkerProcess:
         elif name == "LossNonFinite":
             reason, metadata = "LOSS_NON_FINITE", {}
         elif isinstance(error, OSError) and error.errno is not None:
-            reason = {28: "DISK_FULL", 122: "DISK_FULL", 30: "STORAGE_READ_ONLY"}.get(error.errno, "STORAGE_IO")
+            reason = {28: "DISK_FULL", 122: "DISK_FULL", 30: "STORAGE_READ_ONLY"}.get(
+                error.errno, "STORAGE_IO"
+            )
             metadata = {"errno": str(error.errno)}
         else:
             reason, metadata = "TRAINER_ERROR", {"type": name}
-        message = str(error) if reason != "TRAINER_ERROR" else f"The worker failed with {name}; its log says where."
+        message = (
+            str(error) if reason != "TRAINER_ERROR" else f"The worker failed with {name}; its log says where."
+        )
         self._end(
             EXIT_FAILED, {"kind": "failed", "reason": reason, "message": message[:2000], "metadata": metadata}
         )
@@ -144,9 +149,7 @@ class WorkerProcess:
             with contextlib.suppress(OSError):
                 writer.wait_idle(_FLUSH_S)
             digest, step = writer.last_digest, writer.last_step
-        self._end(
-            EXIT_STOPPED, {"kind": "stopped", "how": how, "checkpoint_digest": digest, "step": step}
-        )
+        self._end(EXIT_STOPPED, {"kind": "stopped", "how": how, "checkpoint_digest": digest, "step": step})
 
     def _end(self, status: int, message: Mapping[str, Any] | None) -> None:
         if not self._ending.acquire(blocking=False):
@@ -161,9 +164,7 @@ class WorkerProcess:
         os._exit(status)
 
 
-def main(
-    channel_descriptor: int, parent: int, before_micro_step: BeforeMicroStep | None = None
-) -> None:
+def main(channel_descriptor: int, parent: int, before_micro_step: BeforeMicroStep | None = None) -> None:
     """Runs a worker on an inherited socket in a session of its own; does not return."""
     os.setsid()
     die_with_parent(parent)

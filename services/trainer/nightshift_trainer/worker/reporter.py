@@ -1,5 +1,7 @@
-"""Sends what happened to the supervisor, in batches, from a thread of its own: a slow or stopped reader never slows
-the step."""
+"""Sends what happened to the supervisor, in batches, from a thread of its own.
+
+A slow or stopped reader never slows the step.
+"""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
 How the assistant's words are found, best way first:
 1. the template marks them itself (`{% generation %}`);
 2. trl knows a marked version of this model's template;
-3. the text up to each response is rendered alone; where it is a prefix of the whole, what follows it up to the end of
-   the message is the response. Templates that rewrite earlier turns (thinking models drop old thoughts) have no such
-   prefixes for earlier messages: then the loss is taken on the last response only.
+3. the text up to each response is rendered alone; where it is a prefix of the whole, what follows it up to
+   the end of the message is the response. Templates that rewrite earlier turns (thinking models drop old
+   thoughts) have no such prefixes for earlier messages: then the loss is taken on the last response only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ IGNORED = -100
 _VERSION = 1
 
 
-class TemplateUnusable(Exception):  # noqa: N818 - named by what happened, like every error here
+class TemplateUnusable(Exception):
     """The tokenizer's chat template is missing or cannot render the rows."""
 
 
@@ -40,9 +40,7 @@ class TokenizedRows:
     masking: str
 
 
-def tokenized(
-    path: Path, tokenizer: Any, *, max_length: int, key: str, cache: Path
-) -> TokenizedRows:
+def tokenized(path: Path, tokenizer: Any, *, max_length: int, key: str, cache: Path) -> TokenizedRows:
     """Reads, renders and tokenizes the rows of a JSON Lines file, or takes them from `cache`.
 
     `key` names everything else that the result depends on (digests of rows and tokenizer).
@@ -64,7 +62,8 @@ def tokenized(
     return TokenizedRows(Dataset(table), skipped, masking)
 
 
-_Stored = tuple[dict[str, "np.ndarray[Any, Any]"], str, int]
+_Arrays = dict[str, "np.ndarray[Any, Any]"]
+_Stored = tuple[_Arrays, str, int]
 
 
 def _tokenize(path: Path, tokenizer: Any, max_length: int) -> _Stored:
@@ -83,7 +82,7 @@ def _tokenize(path: Path, tokenizer: Any, max_length: int) -> _Stored:
         ids.extend(row_ids)
         labels.extend(token if wanted else IGNORED for token, wanted in zip(row_ids, mask, strict=True))
         offsets.append(len(ids))
-    arrays = {
+    arrays: _Arrays = {
         "input_ids": np.array(ids, dtype=np.int64),
         "labels": np.array(labels, dtype=np.int64),
         "offsets": np.array(offsets, dtype=np.int32),
@@ -163,7 +162,7 @@ def _read_cache(cache: Path, fingerprint: str) -> _Stored | None:
             metadata = file.metadata() or {}
             if metadata.get("fingerprint") != fingerprint:
                 return None
-            arrays = {name: file.get_tensor(name) for name in ("input_ids", "labels", "offsets")}
+            arrays: _Arrays = {name: file.get_tensor(name) for name in ("input_ids", "labels", "offsets")}
     except (OSError, safetensors.SafetensorError):
         return None
     return arrays, metadata["masking"], int(metadata["skipped"])

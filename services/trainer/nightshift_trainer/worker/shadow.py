@@ -1,7 +1,8 @@
 """Writes shadow checkpoints from a thread of its own.
 
-The training thread hands over one snapshot at a time; it waits only if the previous one is not on the disk yet. What
-is to be told about a step is told when its checkpoint is durable, so a step that anybody heard of is never lost.
+The training thread hands over one snapshot at a time; it waits only if the previous one is not on the disk
+yet. What is to be told about a step is told when its checkpoint is durable, so a step that anybody heard of
+is never lost.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ class ShadowWriter:
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
         self._condition = threading.Condition()
-        self._work: tuple[int, Sequence[bytes | memoryview], Mapping[str, Any], Callable[[str], None]] | None = None
+        self._work: (
+            tuple[int, Sequence[bytes | memoryview], Mapping[str, Any], Callable[[str], None]] | None
+        ) = None
         self._failure: OSError | None = None
         self.last_digest = ""
         self.last_step = -1
@@ -27,8 +30,10 @@ class ShadowWriter:
         self._thread.start()
 
     def wait_idle(self, timeout_s: float | None = None) -> bool:
-        """Waits until nothing is being written; False where that takes longer. Raises the OSError of a failed
-        write: a failed fsync is never tried again."""
+        """Waits until nothing is being written; False where that takes longer.
+
+        Raises the OSError of a failed write: a failed fsync is never tried again.
+        """
         with self._condition:
             idle = self._condition.wait_for(lambda: self._work is None, timeout_s)
             if self._failure is not None:
@@ -42,8 +47,11 @@ class ShadowWriter:
         state: Mapping[str, Any],
         durable: Callable[[str], None],
     ) -> None:
-        """Begins to write; calls `durable` with the digest afterwards. The buffers behind `pieces` must stay as
-        they are until wait_idle. Raises the OSError of a previous write."""
+        """Begins to write; calls `durable` with the digest afterwards.
+
+        The buffers behind `pieces` must stay as they are until wait_idle. Raises the OSError of a previous
+        write.
+        """
         self.wait_idle()
         with self._condition:
             self._work = (step, pieces, state, durable)

@@ -6,9 +6,9 @@
         a/state.json            {"state": {…}, "digests": {…}, "checkpoint_digest": …}
         b/…
 
-A slot is overwritten only while LATEST names the other one, and LATEST moves by rename after everything in the new
-slot is on the disk; so at any moment, whatever is killed, one good checkpoint can be found. Every file is verified
-against its digest before a byte of it is used; nothing is ever unpickled.
+A slot is overwritten only while LATEST names the other one, and LATEST moves by rename after everything in
+the new slot is on the disk; so at any moment, whatever is killed, one good checkpoint can be found. Every
+file is verified against its digest before a byte of it is used; nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ LATEST_FILE = "LATEST"
 UNSAFE_SUFFIXES = frozenset({".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"})
 
 
-class CheckpointsCorrupt(Exception):  # noqa: N818 - named by what happened, like every error here
+class CheckpointsCorrupt(Exception):
     """There were checkpoints, and none of them is good."""
 
 
-class UnsafeCheckpoint(Exception):  # noqa: N818
+class UnsafeCheckpoint(Exception):
     """A pickle lies among the checkpoints."""
 
 

@@ -1,10 +1,12 @@
 """Everything that decides the next optimiser step, copied out of a running trainer and put back bit by bit.
 
-The copy goes into one flat buffer that is already the body of a safetensors file, by one fused copy; what is left to
-a background thread is to hash, write and sync it. So the training thread pays for a memory copy, not for a disk.
+The copy goes into one flat buffer that is already the body of a safetensors file, by one fused copy; what
+is left to a background thread is to hash, write and sync it. So the training thread pays for a memory copy,
+not for a disk.
 
-In it: adapter weights and optimiser state in their own dtypes (loading through peft would upcast the adapter),
-random number generators of Python, NumPy, torch and every GPU, learning rate schedule, place in the data.
+In it: adapter weights and optimiser state in their own dtypes (loading through peft would upcast the
+adapter), random number generators of Python, NumPy, torch and every GPU, learning rate schedule, place in
+the data.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ def random_state() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         "rng.numpy": torch.from_numpy(np.asarray(inner["key"], dtype=np.int64)),
         "rng.torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_initialized():
+    if _cuda_in_use():
         for index, state in enumerate(torch.cuda.get_rng_state_all()):
             tensors[f"rng.cuda.{index}"] = state
     rest = {
@@ -82,7 +84,10 @@ def restore_random_state(tensors: Mapping[str, torch.Tensor], rest: Mapping[str,
 
 
 class SnapshotBuffer:
-    """A reusable safetensors body. One thread fills it; it must not be filled again while it is being written."""
+    """A reusable safetensors body.
+
+    One thread fills it; it must not be filled again while it is being written.
+    """
 
     def __init__(self) -> None:
         self._signature: tuple[tuple[str, torch.dtype, tuple[int, ...]], ...] = ()
@@ -106,7 +111,7 @@ class SnapshotBuffer:
 
     def pieces(self) -> Sequence[bytes | memoryview]:
         """The safetensors file, to be written one after the other."""
-        return [self._header, memoryview(self._flat.numpy()).cast("B")]
+        return [self._header, self._flat.numpy().data.cast("B")]
 
     def _lay_out(self, tensors: Mapping[str, torch.Tensor]) -> None:
         # The widest dtypes first keep every tensor aligned without gaps, which safetensors does not allow.
@@ -126,7 +131,7 @@ class SnapshotBuffer:
         body += b" " * (-len(body) % 8)
         self._header = struct.pack("<Q", len(body)) + body
         # Pinned memory lets the GPU copy at the bus's full speed.
-        self._flat = torch.empty(offset, dtype=torch.uint8, pin_memory=torch.cuda.is_initialized())
+        self._flat = torch.empty(offset, dtype=torch.uint8, pin_memory=_cuda_in_use())
         self._views = {
             name: self._flat[header[name]["data_offsets"][0] : header[name]["data_offsets"][1]]
             .view(tensors[name].dtype)
@@ -187,7 +192,9 @@ def restore_optimizer(source: Source, tensors: Mapping[str, torch.Tensor], state
         if full.startswith("optimizer."):
             name, key = full.removeprefix("optimizer.").rsplit("|", 1)
             # A step counter stays on the CPU unless the fused kernels want it beside the weights.
-            fused = any(group.get("fused") or group.get("capturable") for group in source.optimizer.param_groups)
+            fused = any(
+                group.get("fused") or group.get("capturable") for group in source.optimizer.param_groups
+            )
             device = parameters[name].device if key != "step" or fused else torch.device("cpu")
             source.optimizer.state[parameters[name]][key] = value.to(device, copy=True)
     for name, values in state["optimizer_plain"].items():
@@ -196,6 +203,10 @@ def restore_optimizer(source: Source, tensors: Mapping[str, torch.Tensor], state
         for key, value in stored.items():
             group[key] = tuple(value) if isinstance(value, list) else value
     source.scheduler.load_state_dict(dict(state["scheduler"]))
+
+
+def _cuda_in_use() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib.metadata
+import itertools
 import logging
 import math
 import os
@@ -46,7 +47,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "safetensors")
 
 
-class TrainingFailed(Exception):  # noqa: N818 - named by what happened, like every error here
+class TrainingFailed(Exception):
     """A training ends with an error that has a name."""
 
     def __init__(self, reason: str, message: str, metadata: Mapping[str, str] | None = None) -> None:
@@ -94,22 +95,22 @@ class Training:
         self._prepare_process()
         while True:
             try:
-                self._attempt()
-                return
+                return self._attempt()
             except torch.OutOfMemoryError as error:
                 smaller = smaller_micro_batch(self._spec.batch_size, self._spec.gradient_accumulation)
                 if smaller is None:
                     raise TrainingFailed(
                         "TRAINER_OOM",
-                        "One sample at a time does not fit into memory. Lower max_length or lora_rank, or choose a "
-                        "smaller base model.",
+                        "One sample at a time does not fit into memory. Lower max_length or lora_rank, "
+                        "or choose a smaller base model.",
                         {"batch_size": "1", "max_length": str(self._spec.max_length)},
                     ) from error
                 before = self._spec.batch_size
                 self._spec = self._spec.replace(batch_size=smaller[0], gradient_accumulation=smaller[1])
                 self._event(
                     "oom_split",
-                    f"Out of memory: micro-batches of {smaller[0]} instead of {before}, {smaller[1]} to a step.",
+                    f"Out of memory: micro-batches of {smaller[0]} instead of {before}, "
+                    f"{smaller[1]} to a step.",
                 )
             # Outside the handler: the error's traceback holds the tensors that did not fit.
             self.writer.wait_idle()
@@ -161,7 +162,8 @@ class Training:
         self.restored = self._load_checkpoint()
         if self.restored is not None:
             split = self.restored.state["split"]
-            # After an out-of-memory split the checkpoint may still say the larger one; the smaller one counts.
+            # After an out-of-memory split the checkpoint may still say the larger one; the smaller one
+            # counts.
             if split["batch_size"] < self._spec.batch_size:
                 self._spec = self._spec.replace(**split)
             self._smoothed = self.restored.state["smoothed_loss"]
@@ -204,7 +206,8 @@ class Training:
         if self._order.device == "cuda":
             if not torch.cuda.is_available():
                 raise TrainingFailed("GPU_UNAVAILABLE", "CUDA was asked for and torch finds no usable GPU.")
-            # Kernels that are not deterministic warn instead of stopping: some of bitsandbytes' have no other.
+            # Kernels that are not deterministic warn instead of stopping: some of bitsandbytes' have no
+            # other.
             torch.use_deterministic_algorithms(True, warn_only=True)
 
     def _load_checkpoint(self) -> StoredCheckpoint | None:
@@ -215,7 +218,9 @@ class Training:
         except UnsafeCheckpoint as error:
             raise TrainingFailed("UNSAFE_FORMAT", str(error)) from error
         if stored is not None and stored.fell_back:
-            self._event("fell_back", f"The newest checkpoint is damaged; the one of step {stored.step} is good.")
+            self._event(
+                "fell_back", f"The newest checkpoint is damaged; the one of step {stored.step} is good."
+            )
         return stored
 
     def _tokenize(self, tokenizer: Any) -> TokenizedRows:
@@ -228,13 +233,19 @@ class Training:
                 cache=self._order.job_folder / "rows.safetensors",
             )
         except TemplateUnusable as error:
-            raise TrainingFailed("TOKENIZER_MISMATCH", f"The base model cannot be trained on chat rows: {error}.") from error
+            raise TrainingFailed(
+                "TOKENIZER_MISMATCH", f"The base model cannot be trained on chat rows: {error}."
+            ) from error
         if len(rows.dataset) == 0:
             raise TrainingFailed(
-                "CORPUS_EMPTY", f"No row has a response within {self._spec.max_length} tokens.", {"skipped": str(rows.skipped)}
+                "CORPUS_EMPTY",
+                f"No row has a response within {self._spec.max_length} tokens.",
+                {"skipped": str(rows.skipped)},
             )
         if rows.skipped:
-            self._event("rows_skipped", f"{rows.skipped} rows have no response within {self._spec.max_length} tokens.")
+            self._event(
+                "rows_skipped", f"{rows.skipped} rows have no response within {self._spec.max_length} tokens."
+            )
         return rows
 
     def _build(self, loaded: Any, rows: TokenizedRows) -> Any:
@@ -373,7 +384,7 @@ class Training:
         moments = [moment for moment, _ in self._rates]
         if len(moments) < 4:
             return None
-        durations = [later - earlier for earlier, later in zip(moments, moments[1:], strict=False)]
+        durations = [later - earlier for earlier, later in itertools.pairwise(moments)]
         return statistics.median(durations) * (self._total_steps - step)
 
 

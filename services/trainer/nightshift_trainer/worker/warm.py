@@ -1,10 +1,11 @@
 """The warm parent: has imported everything that a training needs and forks workers from itself.
 
-Imports take most of a worker's start. This process has them done, holds no GPU (a process that has touched CUDA cannot
-be forked) and runs no Python thread besides its own. It lives only while a job is open, since it holds memory.
+Imports take most of a worker's start. This process has them done, holds no GPU (a process that has touched
+CUDA cannot be forked) and runs no Python thread besides its own. It lives only while a job is open, since
+it holds memory.
 
-It reads frames {"command": "start"} with the worker's channel and log as attached descriptors, and answers with
-{"kind": "ready"}, {"kind": "started", "pid"} and {"kind": "exited", "pid", "status"}.
+It reads frames {"command": "start"} with the worker's channel and log as attached descriptors, and answers
+with {"kind": "ready"}, {"kind": "started", "pid"} and {"kind": "exited", "pid", "status"}.
 """
 
 from __future__ import annotations
@@ -58,11 +59,11 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     channel.sendall(frames.encode({"kind": "ready"}))
     while True:
-        readable, _, _ = select.select([channel, waker], [], [])
+        readable, _, _ = select.select([channel.fileno(), waker], [], [])
         if waker in readable:
             os.read(waker, 4096)
             _reap(channel)
-        if channel in readable:
+        if channel.fileno() in readable:
             data, descriptors, _, _ = socket.recv_fds(channel, 65536, 2)
             if not data:
                 os._exit(0)

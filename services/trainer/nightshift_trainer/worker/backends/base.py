@@ -1,5 +1,8 @@
-"""The interface of a backend. A backend loads base model and tokenizer and names trl's trainer class; everything that
-makes training exact and stoppable is the same for all of them."""
+"""The interface of a backend.
+
+A backend loads base model and tokenizer and names trl's trainer class; everything that makes training exact
+and stoppable is the same for all of them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ from nightshift_trainer.spec import Spec
 
 @dataclass(frozen=True)
 class Loaded:
-    """A base model ready to train. Where the backend has attached the adapter itself, `peft_config` is None."""
+    """A base model ready to train.
+
+    Where the backend has attached the adapter itself, `peft_config` is None.
+    """
 
     model: Any
     tokenizer: Any
@@ -27,11 +33,11 @@ class Backend(Protocol):
         ...
 
     def trainer_class(self) -> Any:
-        """trl's SFTTrainer, patched where the backend does so."""
+        """Trl's SFTTrainer, patched where the backend does so."""
         ...
 
     def config_class(self) -> Any:
-        """trl's SFTConfig."""
+        """Trl's SFTConfig."""
         ...
 
     def prepare_to_save(self, model: Any, folder: Path) -> None:
@@ -40,8 +46,11 @@ class Backend(Protocol):
 
 
 def make_backend(name: str) -> Backend:
-    """The backend "trl" or "unsloth"; imports what it needs, which takes seconds. Raises ImportError, ValueError;
-    unsloth also raises NotImplementedError or RuntimeError where there is no GPU for it."""
+    """The backend "trl" or "unsloth"; imports what it needs, which takes seconds.
+
+    Raises ImportError, ValueError; unsloth also raises NotImplementedError or RuntimeError where there is
+    no GPU for it.
+    """
     if name == "trl":
         from nightshift_trainer.worker.backends.trl_peft import TrlBackend
 

@@ -8,7 +8,8 @@ from typing import Any
 import peft
 import torch
 import transformers
-import trl
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from nightshift_trainer.spec import TARGET_MODULES, Spec
 from nightshift_trainer.worker.backends.base import Loaded
@@ -23,7 +24,7 @@ class TrlBackend:
         compute = torch.bfloat16 if device == "cuda" else torch.float32
         extra: dict[str, Any] = {}
         if spec.quantization == "nf4":
-            extra["quantization_config"] = transformers.BitsAndBytesConfig(
+            extra["quantization_config"] = transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
                 load_in_4bit=True,
                 bnb_4bit_quant_type="nf4",
                 bnb_4bit_use_double_quant=True,
@@ -42,16 +43,18 @@ class TrlBackend:
             **extra,
         )
         if spec.quantization == "nf4":
-            model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=device == "cuda")
+            model = peft.prepare_model_for_kbit_training(  # type: ignore[no-untyped-call]
+                model, use_gradient_checkpointing=device == "cuda"
+            )
         return Loaded(model, tokenizer, lora_config(spec))
 
     def trainer_class(self) -> Any:
-        """trl's SFTTrainer."""
-        return trl.SFTTrainer
+        """Trl's SFTTrainer."""
+        return SFTTrainer
 
     def config_class(self) -> Any:
-        """trl's SFTConfig."""
-        return trl.SFTConfig
+        """Trl's SFTConfig."""
+        return SFTConfig
 
     def prepare_to_save(self, model: Any, folder: Path) -> None:
         """Writes adapter_config.json and adapter_model.safetensors."""

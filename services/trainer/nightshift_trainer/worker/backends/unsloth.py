@@ -1,5 +1,7 @@
-"""Unsloth: faster and leaner on CUDA. It patches trl and transformers when it is imported, so it must come first and
-only in a process that trains; without a GPU its import raises.
+"""Unsloth: faster and leaner on CUDA.
+
+It patches trl and transformers when it is imported, so it must come first and only in a process that
+trains; without a GPU its import raises.
 
 Only the Apache-2.0 core is used.
 """
@@ -10,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import unsloth  # type: ignore[import-not-found, unused-ignore]  # isort: skip - must patch before trl is imported
-import trl
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from nightshift_trainer.spec import TARGET_MODULES, Spec
 from nightshift_trainer.worker.backends.base import Loaded
@@ -43,12 +46,12 @@ class UnslothBackend:
         return Loaded(model, tokenizer, None)
 
     def trainer_class(self) -> Any:
-        """trl's SFTTrainer as unsloth has patched it."""
-        return trl.SFTTrainer
+        """Trl's SFTTrainer as unsloth has patched it."""
+        return SFTTrainer
 
     def config_class(self) -> Any:
-        """trl's SFTConfig as unsloth has patched it."""
-        return trl.SFTConfig
+        """Trl's SFTConfig as unsloth has patched it."""
+        return SFTConfig
 
     def prepare_to_save(self, model: Any, folder: Path) -> None:
         """Writes adapter_config.json and adapter_model.safetensors."""

@@ -1,0 +1,98 @@
+"""The trainer service: the only place where its objects meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nightshift.trainer.v1 import trainer_service_pb2_grpc
+from nightshift_kit.audit import Outbox
+from nightshift_kit.ids import new_id
+from nightshift_kit.rpc.serve import Wiring, run
+from nightshift_kit.rpc.stop import StopHub, Work
+from nightshift_kit.settings import service_settings
+from nightshift_kit.storage import Database
+from nightshift_trainer.backend_choice import BackendChoice
+from nightshift_trainer.config import TrainerSettings
+from nightshift_trainer.gpu import Gpus, find_gpus
+from nightshift_trainer.inspection import Inspector
+from nightshift_trainer.jobs import BackgroundWork, TrainingJobs, Tuning
+from nightshift_trainer.launcher import worker_environment
+from nightshift_trainer.rpc.render import encoded_job
+from nightshift_trainer.rpc.servicer import TrainerServicer
+from nightshift_trainer.supervisor import Supervisor
+
+FULL_NAME = "nightshift.trainer.v1.TrainerService"
+
+
+def registering(hub: StopHub) -> Callable[[BackgroundWork], Callable[[], None]]:
+    """Workers as works of the stop hub. A person's own are not leased: they may outlive skills."""
+
+    def register(work: BackgroundWork) -> Callable[[], None]:
+        return hub.register(
+            Work(
+                name=work.name,
+                skill_run=work.skill_run,
+                fence=work.fence,
+                stop=work.stop,
+                kill=work.kill,
+                on_purpose=work.on_purpose,
+                leased=not work.on_purpose,
+            )
+        ).done
+
+    return register
+
+
+async def wire(wiring: Wiring) -> None:
+    """Makes the trainer and hands it to the server."""
+    await wire_with(wiring, find_gpus())
+
+
+async def wire_with(wiring: Wiring, gpus: Gpus) -> None:
+    """As wire, with GPUs given."""
+    settings = service_settings(TrainerSettings, "trainer", wiring.settings)
+    home = wiring.settings.home
+    trainer_home = wiring.settings.service_home("trainer")
+    (trainer_home / "jobs").mkdir(parents=True, exist_ok=True)
+    db = wiring.database(Database(settings.database_url, migrations="nightshift_trainer", name="trainer"))
+    outbox = Outbox("trainer", wiring.clock)
+    environment = worker_environment(settings.cpu_threads, trainer_home / "caches")
+    jobs = TrainingJobs(
+        home=home,
+        db=db,
+        outbox=outbox,
+        clock=wiring.clock,
+        new_id=new_id,
+        supervisor=Supervisor(
+            environment=environment,
+            log_folder=trainer_home,
+            worker_module=settings.worker_module,
+            boottime_ns=wiring.clock.boottime_ns,
+        ),
+        inspector=Inspector(
+            adapters_home=trainer_home / "adapters",
+            gpus=gpus,
+            budget_bytes=settings.vram_budget_bytes,
+            reserve_bytes=settings.vram_reserve_bytes,
+        ),
+        backends=BackendChoice(settings.backend, environment),
+        gpus=gpus,
+        register=registering(wiring.acting(db)),
+        encode=encoded_job,
+        tuning=Tuning(
+            cpu_threads=settings.cpu_threads,
+            stop_grace_s=settings.stop_grace_s,
+            kept_points=settings.kept_points,
+            keep_alive_s=settings.keep_alive_s,
+            fork_on_cpu=settings.cpu_start == "fork",
+        ),
+    )
+    await jobs.recover()
+    wiring.on_stop(jobs.close)
+    wiring.add(
+        trainer_service_pb2_grpc.add_TrainerServiceServicer_to_server, TrainerServicer(jobs), FULL_NAME
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(run("trainer", wire))
