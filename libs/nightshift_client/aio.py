@@ -12,9 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from nightshift_client.core import ClientCore, remaining_s
+from nightshift_client.core import ClientCore, answer_within_s, left_s
 from nightshift_client.delivery import Delivery, Statistics
 from nightshift_client.errors import ClientClosed, RecordRefused
+from nightshift_client.spool import Entry, SpoolFailed
 
 if TYPE_CHECKING:
     from nightshift.experience.v1 import resources_pb2
@@ -123,9 +124,25 @@ class AsyncClient:
         answer = None
         if job is not None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, remaining_s(deadline_s, began))):
+                async with asyncio.timeout(answer_within_s(deadline_s, began)):
                     await settled.wait()
             answer = job.give_up()
-        if answer is not None and (answer.ok or answer.refused):
-            return self._core.conclude(kind, payload, answer, waited=True)
-        return await asyncio.to_thread(self._core.conclude, kind, payload, answer, waited=job is not None)
+        delivery, why = self._core.settle(answer, waited=job is not None)
+        if delivery is not None:
+            return delivery
+        writing = asyncio.wrap_future(self._core.keeper.keep(kind, payload))
+        problem: BaseException | None = None
+        try:
+            # The disk may be slow: the record then stays in memory until it takes it.
+            await asyncio.wait_for(asyncio.shield(writing), left_s(deadline_s, began))
+        except TimeoutError:
+            writing.add_done_callback(_looked_at)
+        except SpoolFailed as error:
+            problem = error
+        return self._core.kept(why, problem)
+
+
+def _looked_at(writing: asyncio.Future[Entry]) -> None:
+    """Takes note of a late failure; the spool has counted it."""
+    if not writing.cancelled():
+        writing.exception()

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from nightshift_client.core import ClientCore, remaining_s
+from nightshift_client.core import ClientCore, answer_within_s, left_s
 from nightshift_client.delivery import Delivery, Statistics
 from nightshift_client.errors import ClientClosed, RecordRefused
 
@@ -145,5 +145,14 @@ class Client:
             job = self._core.send(kind, payload, deadline_s)
         except ClientClosed as error:
             return self._core.failed(error)
-        answer = None if job is None else job.wait(remaining_s(deadline_s, began))
-        return self._core.conclude(kind, payload, answer, waited=job is not None)
+        answer = None if job is None else job.wait(answer_within_s(deadline_s, began))
+        delivery, why = self._core.settle(answer, waited=job is not None)
+        if delivery is not None:
+            return delivery
+        writing = self._core.keeper.keep(kind, payload)
+        try:
+            problem = writing.exception(left_s(deadline_s, began))
+        except TimeoutError:
+            # The disk is slow. The record stays in memory until it takes it.
+            problem = None
+        return self._core.kept(why, problem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,15 +17,16 @@ from nightshift_client.courier import Courier, Job
 from nightshift_client.delivery import Delivery, DeliveryState, Statistics
 from nightshift_client.errors import ClientClosed, ClientError, DeliveryFailed, RecordRefused
 from nightshift_client.home import Home, default_home
+from nightshift_client.keeper import Keeper
 from nightshift_client.line import Answer, Line
-from nightshift_client.spool import Spool, SpoolFailed
+from nightshift_client.spool import Spool
 
 if TYPE_CHECKING:
     from nightshift.experience.v1 import resources_pb2
 
 _LOG = logging.getLogger("nightshift_client")
 
-# Kept back of a caller's deadline for giving up and writing the record to the spool.
+# Kept back of a caller's deadline for writing the record to the spool once the answer did not come.
 RESERVE_S = 0.005
 CLOSE_TIMEOUT_S = 0.5
 
@@ -58,7 +60,8 @@ class ClientCore:
         self.activity = ActivityQueue()
         self._experience = Line(place, "experience", control=False, identity=identity, breaker=Breaker())
         self._control = Line(place, "skills", control=True, identity=identity, breaker=Breaker())
-        self.courier = Courier(self._experience, self._control, self.activity, self.spool)
+        self.keeper = Keeper(self.spool)
+        self.courier = Courier(self._experience, self._control, self.activity, self.spool, self.keeper)
         self._closed = False
         self._counts = dict.fromkeys(DeliveryState, 0)
         self._counts_lock = threading.Lock()
@@ -116,25 +119,27 @@ class ClientCore:
         self.courier.submit(job)
         return job
 
-    def conclude(self, kind: str, payload: bytes, answer: Answer | None, *, waited: bool) -> Delivery:
-        """Says what became of the record, and keeps it in the spool where the plane did not take it."""
+    def settle(self, answer: Answer | None, *, waited: bool) -> tuple[Delivery | None, str]:
+        """What became of the record: a delivery, or None and why it has to be kept in the spool."""
         if answer is not None and answer.ok:
-            return self._counted(Delivery(DeliveryState.STORED))
+            return self._counted(Delivery(DeliveryState.STORED)), ""
         if answer is not None and answer.refused:
-            return self.refused(RecordRefused(answer.message, reason=answer.reason))
-        if waited and answer is None:
-            # The courier may not even have come to send it; for whoever waits that is the same failure.
-            self._experience.breaker.failure()
-        why = "no answer in time" if waited else "the plane is away"
+            return self.refused(RecordRefused(answer.message, reason=answer.reason)), ""
         if answer is not None:
-            why = f"{answer.code}: {answer.message}"
-        try:
-            self.spool.append(kind, payload)
-        except SpoolFailed as error:
-            delivery = self._counted(Delivery(DeliveryState.DROPPED, "SPOOL_FAILED", f"{why}; {error}"))
-        else:
+            return None, f"{answer.code}: {answer.message}"
+        if not waited:
+            return None, "the plane is away"
+        # The courier may not even have come to send it; for whoever waits that is the same failure.
+        self._experience.breaker.failure()
+        return None, "no answer in time"
+
+    def kept(self, why: str, problem: BaseException | None) -> Delivery:
+        """Says that the record waits in the spool, or why it does not."""
+        if problem is None:
             delivery = self._counted(Delivery(DeliveryState.SPOOLED, "", why))
             self.courier.wake()
+        else:
+            delivery = self._counted(Delivery(DeliveryState.DROPPED, "SPOOL_FAILED", f"{why}; {problem}"))
         if self.raise_errors:
             raise DeliveryFailed(f"{why}; the record is {delivery.state.value}")
         return delivery
@@ -172,7 +177,8 @@ class ClientCore:
     def close(self) -> None:
         """Ends the background thread; never takes longer than half a second."""
         self._closed = True
-        self.courier.close(CLOSE_TIMEOUT_S)
+        self.keeper.close(CLOSE_TIMEOUT_S / 2)
+        self.courier.close(CLOSE_TIMEOUT_S / 2)
 
     def _counted(self, delivery: Delivery) -> Delivery:
         with self._counts_lock:
@@ -180,13 +186,20 @@ class ClientCore:
         return delivery
 
 
-def remaining_s(deadline_s: float, began: float) -> float:
-    """What is left of a caller's deadline, less the reserve for writing to the spool."""
-    return deadline_s - min(RESERVE_S, deadline_s / 4) - (time.monotonic() - began)
+def answer_within_s(deadline_s: float, began: float) -> float:
+    """How long an answer may still take, so that the reserve for the spool is left; ≥ 0."""
+    return max(0.0, deadline_s - min(RESERVE_S, deadline_s / 4) - (time.monotonic() - began))
+
+
+def left_s(deadline_s: float, began: float) -> float:
+    """What is left of a caller's deadline; ≥ 0."""
+    return max(0.0, deadline_s - (time.monotonic() - began))
 
 
 def _preload() -> None:
     """Imports what the first call needs, so that no request of the platform pays for it."""
+    # grpc tells of every failed handshake on stderr; a platform's log is not the place for that.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from nightshift_client import line, messages
 
     del line, messages

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from nightshift_client.activity import ActivityQueue, Report
+from nightshift_client.keeper import Keeper
 from nightshift_client.line import Answer, Line
 from nightshift_client.spool import Entry, Spool, SpoolFailed
 
@@ -34,7 +35,8 @@ TRIAL_TIMEOUT_S = 2.0
 SPOOL_TIMEOUT_S = 5.0
 REFRESH_INTERVAL_S = 1.0
 RESCAN_INTERVAL_S = 30.0
-SYNC_DELAY_S = 0.05
+# Forcing to the disk may stall every writer of the file system, so records are forced together.
+SYNC_DELAY_S = 1.0
 # A record that the plane cannot digest (INTERNAL, time after time, while it is healthy) is set aside after
 # these tries.
 MAX_TRIES = 5
@@ -85,6 +87,7 @@ class Courier:
         control: Line,
         activity: ActivityQueue,
         spool: Spool,
+        keeper: Keeper,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -92,6 +95,7 @@ class Courier:
         self._control = control
         self._activity = activity
         self._spool = spool
+        self._keeper = keeper
         self._clock = clock
         self._condition = threading.Condition()
         self._jobs: deque[Job] = deque()
@@ -152,6 +156,7 @@ class Courier:
         self._control.after_fork()
         self._activity.after_fork()
         self._spool.after_fork()
+        self._keeper.after_fork()
 
     def _start(self) -> None:
         if self._thread is None or not self._thread.is_alive():
@@ -290,7 +295,8 @@ class Courier:
         def receive(answer: Answer) -> None:
             if answer.alive:
                 line.breaker.success()
-            elif answer.code != "CANCELLED":
+            elif answer.code != "CANCELLED" and not (job is not None and job.abandoned):
+                # A caller that gave up has counted its failure itself.
                 line.breaker.failure()
             if job is not None:
                 job.settle(answer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -118,8 +117,6 @@ def open_channel(
     address: str, service: str, certificate: bytes, key: bytes, authority: bytes
 ) -> grpc.Channel:
     """A channel over mTLS whose peer must be ``service`` (PEM bytes)."""
-    # grpc tells of every failed handshake on stderr; a platform's log is not the place for that.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import grpc
 
     credentials = grpc.ssl_channel_credentials(authority, key, certificate)

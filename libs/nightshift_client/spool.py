@@ -110,6 +110,11 @@ class Spool:
             self._unsynced.add(name)
             return entry
 
+    def count_dropped(self) -> None:
+        """Counts a record that never came as far as ``append``."""
+        with self._lock:
+            self.dropped_count += 1
+
     def sync(self) -> None:
         """Forces what was appended since the last time to the disk; called in the background."""
         with self._lock:
