@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from nightshift.trainer.v1 import trainer_service_pb2_grpc
 from nightshift_kit.audit import Outbox
+from nightshift_kit.clock import Clock
 from nightshift_kit.ids import new_id
 from nightshift_kit.rpc.serve import Wiring, run
 from nightshift_kit.rpc.stop import StopHub, Work
@@ -43,31 +45,24 @@ def registering(hub: StopHub) -> Callable[[BackgroundWork], Callable[[], None]]:
     return register
 
 
-async def wire(wiring: Wiring) -> None:
-    """Makes the trainer and hands it to the server."""
-    await wire_with(wiring, find_gpus())
-
-
-async def wire_with(wiring: Wiring, gpus: Gpus) -> None:
-    """As wire, with GPUs given."""
-    settings = service_settings(TrainerSettings, "trainer", wiring.settings)
-    home = wiring.settings.home
-    trainer_home = wiring.settings.service_home("trainer")
+def make_jobs(
+    settings: TrainerSettings, home: Path, db: Database, hub: StopHub, clock: Clock, gpus: Gpus
+) -> TrainingJobs:
+    """The core with everything around it, on the database's migrated tables."""
+    trainer_home = home / "trainer"
     (trainer_home / "jobs").mkdir(parents=True, exist_ok=True)
-    db = wiring.database(Database(settings.database_url, migrations="nightshift_trainer", name="trainer"))
-    outbox = Outbox("trainer", wiring.clock)
     environment = worker_environment(settings.cpu_threads, trainer_home / "caches")
-    jobs = TrainingJobs(
+    return TrainingJobs(
         home=home,
         db=db,
-        outbox=outbox,
-        clock=wiring.clock,
+        outbox=Outbox("trainer", clock),
+        clock=clock,
         new_id=new_id,
         supervisor=Supervisor(
             environment=environment,
             log_folder=trainer_home,
             worker_module=settings.worker_module,
-            boottime_ns=wiring.clock.boottime_ns,
+            boottime_ns=clock.boottime_ns,
         ),
         inspector=Inspector(
             adapters_home=trainer_home / "adapters",
@@ -77,16 +72,24 @@ async def wire_with(wiring: Wiring, gpus: Gpus) -> None:
         ),
         backends=BackendChoice(settings.backend, environment),
         gpus=gpus,
-        register=registering(wiring.acting(db)),
+        register=registering(hub),
         encode=encoded_job,
         tuning=Tuning(
             cpu_threads=settings.cpu_threads,
             stop_grace_s=settings.stop_grace_s,
             kept_points=settings.kept_points,
             keep_alive_s=settings.keep_alive_s,
+            keep_warm_s=settings.keep_warm_s,
             fork_on_cpu=settings.cpu_start == "fork",
         ),
     )
+
+
+async def wire(wiring: Wiring) -> None:
+    """Makes the trainer and hands it to the server."""
+    settings = service_settings(TrainerSettings, "trainer", wiring.settings)
+    db = wiring.database(Database(settings.database_url, migrations="nightshift_trainer", name="trainer"))
+    jobs = make_jobs(settings, wiring.settings.home, db, wiring.acting(db), wiring.clock, find_gpus())
     await jobs.recover()
     wiring.on_stop(jobs.close)
     wiring.add(

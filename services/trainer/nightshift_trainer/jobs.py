@@ -90,6 +90,7 @@ class Tuning:
     stop_grace_s: float = 0.2
     kept_points: int = 200_000
     keep_alive_s: float = 10.0
+    keep_warm_s: float = 0.0
     fork_on_cpu: bool = True
 
 
@@ -572,7 +573,7 @@ class TrainingJobs:
             self._running = None
         running.settled.set()
         if not job.state.is_open:
-            self._supervisor.cool_down()
+            self._cool_down_later()
         running.log.wake()
         for pending, answer in answered:
             if pending.answer.done():
@@ -667,11 +668,20 @@ class TrainingJobs:
         await asyncio.to_thread(
             self._clean_up, running, cancelled, Outcome(State.CANCELLED, message="Cancelled.")
         )
-        self._supervisor.cool_down()
+        self._cool_down_later()
         log.wake()
         return self._encode(cancelled)
 
     # Small helpers.
+
+    def _cool_down_later(self) -> None:
+        """No job is open any more: gives the warm parent's memory back, at once or after a while."""
+
+        def cool_down() -> None:
+            if self._running is None and not self._supervisor.closed:
+                self._supervisor.cool_down()
+
+        asyncio.get_running_loop().call_later(self._tuning.keep_warm_s, cool_down)
 
     def _append(self, connection: sa.Connection, kind: str, actor: str, job: TrainingJob) -> None:
         payload = {
