@@ -25,6 +25,7 @@ from nightshift_skills.store import decisions
 
 # A command that is quick answers with its outcome; a long one answers that it is at work.
 SETTLE_S = 3.0
+STARTED_S = 0.3
 _LOCKED = "The global lock is on; an admin lifts it with: nightshift unlock."
 
 
@@ -110,7 +111,8 @@ class Desk:
                 run = await self._run_confirmed(wish, confirmed=bool(plan_digest))
             case Tier.MANUAL:
                 run = await self._run_commanded(wish)
-        await self._executor.wait(run.id, wait_s)
+        # A training lasts hours: its caller is told at once that it is at work.
+        await self._executor.wait(run.id, min(wait_s, STARTED_S) if skill.follows_job else wait_s)
         return await self._progress.get(run.id)
 
     async def decide(
