@@ -91,6 +91,10 @@ _COMMAND_AFTER_COMMA = re.compile(
 )
 
 
+# "Never, under any circumstances, write …": the aside between the commas does not end the prohibition.
+_OPEN_ASIDE = re.compile(r"\b(?:never|not|don't|nie|niemals|nicht),[^,]*$", re.IGNORECASE)
+
+
 def _forbids(before: str, after: str) -> bool:
     """Whether a sentence forbids what stands between `before` and `after`."""
     if _EXCEPTION.search(after) or _EXCEPTION.search(before):
@@ -99,12 +103,13 @@ def _forbids(before: str, after: str) -> bool:
         # "Why not …?" and "Could you not …?" are invitations.
         return False
     scope = _SCOPE_END.split(before)[-1]
-    command = None
-    for command in _COMMAND_AFTER_COMMA.finditer(scope):
-        pass
-    if command and not re.search(r"\b(?:or|nor|oder|noch)\b", scope[command.end() :], re.IGNORECASE):
-        # "Do not hurry, write in the style of …": a new command begins after the comma.
-        scope = scope[command.start() :]
+    for command in reversed(list(_COMMAND_AFTER_COMMA.finditer(scope))):
+        before_it, after_it = scope[: command.start()], scope[command.end() :]
+        listed = re.search(r"\b(?:or|nor|oder|noch)\b", after_it, re.IGNORECASE)
+        if not listed and not _OPEN_ASIDE.search(before_it):
+            # "Do not hurry, write in the style of …": a new command begins after the comma.
+            scope = scope[command.start() :]
+        break
     for match in _NEGATOR.finditer(scope):
         negator, rest = match.group().lower(), scope[match.end() :]
         if (

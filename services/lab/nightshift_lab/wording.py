@@ -278,8 +278,11 @@ def words(text: str) -> list[str]:
 
 
 def sentences(text: str) -> list[str]:
-    """Sentences of the normal form; item numbers ("3. ") are cut off first, line breaks end a sentence."""
-    without_numbers = _ITEM.sub("", normal_form(text))
+    """Sentences of the normal form without item numbers. Blank lines and new items end a sentence, mere line
+    breaks do not: a phrase broken over two lines is still one.
+    """
+    blocks = re.split(r"\n\s*\n|\n(?=\s*(?:\d{1,2}[.)]|[-*•])\s)", normal_form(text))
+    without_numbers = "\n".join(_ITEM.sub("", block).replace("\n", " ") for block in blocks)
     return [part.strip() for part in _SENTENCE_END.split(without_numbers) if part.strip()]
 
 

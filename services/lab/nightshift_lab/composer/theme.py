@@ -18,7 +18,7 @@ MAX_THEME_CHARACTERS, MAX_THEME_WORDS = 60, 8
 MAX_KEYWORD_CHARACTERS, MAX_KEYWORD_WORDS = 30, 3
 MAX_KEYWORDS = 3
 
-_KEPT = re.compile(r"[^\w\s'’\-]|_")
+_DROPPED = re.compile(r"[^\w\s'’,\-]|_")
 _TRANSLITERATION = str.maketrans(
     {"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "ø": "o", "æ": "ae", "œ": "oe", "ł": "l"}
 )
@@ -45,7 +45,7 @@ def _harmless(text: str) -> bool:
 
 
 def inert(text: str, max_characters: int, max_words: int) -> str:
-    """`text` reduced to letters, digits, spaces, hyphens and apostrophes; "" where nothing harmless is left.
+    """`text` reduced to letters, digits, spaces, commas, hyphens and apostrophes; "" where nothing harmless is left.
 
     Cut at word borders. Text that is refused before or after the reduction is dropped whole: what remains
     of an instruction after removing its punctuation is still one.
@@ -53,16 +53,16 @@ def inert(text: str, max_characters: int, max_words: int) -> str:
     normal = normal_form(text)
     if not _harmless(normal) or re.search(r"\{\{|\}\}|<[^>]*>", normal):
         return ""
-    letters = _KEPT.sub(" ", unicodedata.normalize("NFC", normal))
+    letters = _DROPPED.sub(" ", unicodedata.normalize("NFC", normal))
     parts: list[str] = []
     for part in letters.split():
-        stripped = part.strip("'’-")
+        stripped = part.strip("'’-").lstrip(",")
         if not stripped or len(" ".join([*parts, stripped])) > max_characters or len(parts) == max_words:
             if stripped:
                 break
             continue
         parts.append(stripped)
-    reduced = " ".join(parts)
+    reduced = " ".join(parts).rstrip(",")
     # A credit needs a capital letter to be seen, a list of names does not: check both spellings.
     return reduced if words(reduced) and _harmless(reduced) and _harmless(reduced.title()) else ""
 
