@@ -142,10 +142,14 @@ class EmbeddingProcess:
 
     async def _query(self, text: str) -> Vectors:
         try:
-            return (await self._ask(Kind.QUERY, [text]))[0]
+            return await self._first(text)
         except ModelUnavailable:
             # The child may have died, or been killed with its bulk work, under a query that can be repeated.
-            return (await self._ask(Kind.QUERY, [text]))[0]
+            return await self._first(text)
+
+    async def _first(self, text: str) -> Vectors:
+        vector: Vectors = (await self._ask(Kind.QUERY, [text]))[0]
+        return vector
 
     async def embed_bulk(self, texts: Sequence[str]) -> Vectors:
         """Unit vectors of many texts, shape (len(texts), dimension), in their order.
@@ -176,6 +180,11 @@ class EmbeddingProcess:
         except ModelUnavailable:
             if self._stops != stops:
                 raise EmbeddingStopped("background embedding was told to stop") from None
+            raise
+        except asyncio.CancelledError:
+            # Whoever cancels wants the processor now, not after the batches that are on the way.
+            if self._child is not None:
+                self._bury(self._child, ModelUnavailable("the embedding was cancelled", retry_after_s=1.0))
             raise
         finally:
             self._bulk_calls -= 1

@@ -7,29 +7,16 @@ NightshiftError
 
 from __future__ import annotations
 
-from nightshift_kit.errors import Code, FieldViolation, NightshiftError
+from nightshift_kit.errors import FieldError
 
 
-class QueryEmpty(NightshiftError):
+class QueryEmpty(FieldError):
     """Nothing to look for."""
 
-    code = Code.INVALID_ARGUMENT
     reason = "QUERY_EMPTY"
 
-    def __init__(self) -> None:
-        super().__init__(
-            "the query is blank", violations=[FieldViolation("query", "must hold something to look for")]
-        )
 
-
-class QueryTooLarge(NightshiftError):
+class QueryTooLarge(FieldError):
     """The query is longer than 8 KiB of UTF-8."""
 
-    code = Code.INVALID_ARGUMENT
     reason = "QUERY_TOO_LARGE"
-
-    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
-        super().__init__(
-            f"the query has {size_bytes} bytes",
-            violations=[FieldViolation("query", f"must have at most {limit_bytes} bytes")],
-        )

@@ -234,7 +234,8 @@ class SearchIndex:
     def matching(self, text: str, where: IndexFilter, limit: int) -> list[IndexHit]:
         """Rows that share words with the text, best first; score is BM25."""
         rows = (
-            self._table.search(MatchQuery(text, _TEXT), query_type="fts")
+            # mypy does not see the defaults of a pydantic dataclass.
+            self._table.search(MatchQuery(text, _TEXT), query_type="fts")  # type: ignore[call-arg]
             .where(where.sql(), prefilter=True)
             .select(["run_id", "prompt_digest", "started_ms", "_score"])
             .limit(limit)

@@ -17,6 +17,7 @@ from nightshift_kit.storage import Database
 
 from ..embedding.process import EmbeddingProcess
 from ..store import search_tables as tables
+from ..store.run_reads import Row, get_runs
 from .child_work import ChildWork
 from .errors import QueryEmpty, QueryTooLarge
 from .fusion import fuse, one_per_prompt
@@ -89,6 +90,11 @@ class SearchService:
         self._steps_since_compaction = 0
 
     @property
+    def folder(self) -> Path:
+        """Where the index lies."""
+        return self._folder
+
+    @property
     def index(self) -> SearchIndex:
         """The index; its methods block."""
         return self._index
@@ -143,9 +149,9 @@ class SearchService:
         """
         size_bytes = len(query.encode("utf-8", "replace"))
         if size_bytes > QUERY_LIMIT_BYTES:
-            raise QueryTooLarge(size_bytes, QUERY_LIMIT_BYTES)
+            raise QueryTooLarge.at("query", f"has {size_bytes} bytes, at most {QUERY_LIMIT_BYTES}")
         if not query.strip():
-            raise QueryEmpty
+            raise QueryEmpty.at("query", "must hold something to look for")
         where = IndexFilter(project, language, interception_config)
         searches: list[Callable[[int], list[IndexHit]]] = []
         if mode is not SearchMode.TEXT:
@@ -156,6 +162,10 @@ class SearchService:
         hits = await self._collect(project, searches, limit)
         _, pending = await self.counts(project)
         return SearchResult([(hit.run_id, hit.score) for hit in hits], pending)
+
+    async def runs(self, project: str, run_ids: Sequence[str]) -> dict[str, Row]:
+        """Rows of `runs` by run id; unknown ones are left out."""
+        return await self._db.read(get_runs, project, run_ids)
 
     async def _collect(
         self, project: str, searches: Sequence[Callable[[int], list[IndexHit]]], limit: int

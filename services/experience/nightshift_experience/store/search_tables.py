@@ -217,19 +217,15 @@ def production_facts(connection: sa.Connection, project: str, limit: int) -> lis
     ]
 
 
-def config_counts(connection: sa.Connection, project: str) -> list[tuple[str, int, int]]:
-    """(interception config, production runs, favourites among them) of all configs with production runs."""
+def known_keywords(connection: sa.Connection, project: str) -> dict[str, list[str]]:
+    """Keywords of the stored opportunities that have any, by id."""
     rows = connection.execute(
-        sa.select(
-            runs.c.interception_config,
-            sa.func.count().label("runs"),
-            sa.func.sum(sa.case((runs.c.favorite, 1), else_=0)).label("favorites"),
+        sa.select(opportunities.c.opportunity_id, opportunities.c.payload).where(
+            opportunities.c.project == project
         )
-        .where(runs.c.project == project, runs.c.production, runs.c.interception_config != "")
-        .group_by(runs.c.interception_config)
-        .order_by(runs.c.interception_config)
     ).all()
-    return [(row.interception_config, int(row.runs), int(row.favorites)) for row in rows]
+    found = {row.opportunity_id: json.loads(row.payload).get("keywords", []) for row in rows}
+    return {opportunity_id: words for opportunity_id, words in found.items() if words}
 
 
 def replace_opportunities(
