@@ -133,7 +133,7 @@ def run(name: str, wire: Wire, arguments: list[str] | None = None) -> int:
     """The whole life of a service process. Returns its exit status.
 
     The plane gives two arguments: with `--parent-pid PID` the process dies with that parent, with
-    `--await-go` it waits for a line on its standard input, so that services import at once and serve in order.
+    `--await-go` it waits for a line on its standard input: all services import at once and serve in order.
     """
     parser = argparse.ArgumentParser(prog=f"nightshift_{name}")
     parser.add_argument("--parent-pid", type=int, default=0)
