@@ -7,7 +7,7 @@ import contextlib
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,6 @@ class Trainer:
     db: Database
     home: Path
     renewing: bool = True
-    seen: list[pb.WatchTrainingJobResponse] = field(default_factory=list)
 
     @property
     def stub(self) -> Any:
@@ -159,6 +158,13 @@ class Trainer:
         """STOP as skills sends it."""
         request = control_pb.StopRequest(fence=fence, cause=fields.pop("cause", "user"), **fields)
         return [event async for event in self.control.Stop(request, timeout=20)]
+
+    async def cancel_open(self) -> None:
+        """Cancels whatever job is open."""
+        listed = await self.stub.ListTrainingJobs(pb.ListTrainingJobsRequest(), timeout=10)
+        for job in listed.training_jobs:
+            if job.state not in ENDED:
+                await self.act("CancelTrainingJob", pb.CancelTrainingJobRequest(name=job.name))
 
     async def keep_renewing(self) -> None:
         """Renews every lease twice a second, as skills does while all is well."""
