@@ -1,7 +1,7 @@
 """Logs as JSON lines with trace and request ids. Contents of requests never get here.
 
-`configure_logging` sets structlog and the standard library's logging to one sink: every record as a JSON line in
-HOME/logs/<service>.jsonl, and shortly on stderr. Libraries and services use `structlog.get_logger()`.
+`configure_logging` sends structlog and the standard library's logging to one sink: every record as a JSON
+line in HOME/logs/<service>.jsonl, and shortly on stderr. Libraries and services use `structlog.get_logger()`.
 """
 
 from __future__ import annotations
@@ -105,6 +105,8 @@ class LogSink:
         """Writes one record.
 
         Args:
+            level: "debug", "info", "warning", "error" or "critical".
+            event: What happened, in a few words.
             fields: Values that orjson can write; others become their `str`.
             show: Whether the stream gets it whatever its level.
         """
@@ -217,7 +219,7 @@ def _flatten(
 def configure_logging(
     service: str, logs: Path | None, *, level: str = "info", stream: TextIO | None = None
 ) -> LogSink:
-    """Sends structlog and the standard library's logging of this process to one sink. Called by `__main__` only.
+    """Sends structlog and the standard library's logging of this process to one sink. For `__main__` only.
 
     Args:
         service: Name in each record.

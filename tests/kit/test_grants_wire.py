@@ -83,7 +83,7 @@ def db(tmp_path: Path) -> Iterator[Database]:
 
 @contextlib.asynccontextmanager
 async def lab(home: Path, db: Database, **options: Any) -> AsyncIterator[tuple[Serving, Lab]]:
-    servicer = Lab(db)
+    servicer = Lab(db)  # type: ignore[abstract]
     services = [(lab_grpc.add_LabServiceServicer_to_server, servicer, LAB)]
     async with serving("lab", services, home=home, db=db, **options) as running:
         yield running, servicer
@@ -109,7 +109,8 @@ async def refusal(awaitable: Any) -> RichError:
 
 
 def fitting(running: Serving, **claims: Any) -> str:
-    return running.mint(PROMOTE, REQUEST, **({"skill": "promote_config", "tier": Tier.MANUAL} | claims))
+    chosen: dict[str, Any] = {"skill": "promote_config", "tier": Tier.MANUAL} | claims
+    return running.mint(PROMOTE, REQUEST, **chosen)
 
 
 def forged(running: Serving, change: Callable[[dict[str, Any]], None], *, typ: str = "grant+jwt") -> str:
@@ -141,7 +142,7 @@ def symmetric(running: Serving) -> str:
 
 def unsigned(running: Serving) -> str:
     claims = jwt.decode(fitting(running), options={"verify_signature": False})
-    return jwt.encode(claims, None, "none", headers={"typ": "grant+jwt"})
+    return jwt.encode(claims, "", "none", headers={"typ": "grant+jwt"})
 
 
 def expired(claims: dict[str, Any]) -> None:
@@ -226,7 +227,7 @@ async def test_refused(row: Row, tmp_path: Path, db: Database) -> None:
 
 async def test_the_grant_is_checked_before_the_bytes(tmp_path: Path, db: Database) -> None:
     async with lab(tmp_path / "home", db) as (running, _):
-        call = running.channel("service/skills").unary_unary(f"/{PROMOTE}")
+        call: Any = running.channel("service/skills").unary_unary(f"/{PROMOTE}")
         assert (await refusal(call(b"\xff\xff", timeout=5))).reason == "GRANT_MISSING"
         fits = grant_metadata(fitting(running))
         assert (await refusal(call(b"\xff\xff", metadata=fits))).reason == "DEADLINE_REQUIRED"
@@ -374,7 +375,7 @@ async def test_auto_grants_serve_many_calls_within_their_minute(tmp_path: Path, 
             self.calls += 1
             return experience_pb.AggregateResponse()
 
-    servicer = Experience()
+    servicer = Experience()  # type: ignore[abstract]
     name = "nightshift.experience.v1.ExperienceService"
     services = [(experience_grpc.add_ExperienceServiceServicer_to_server, servicer, name)]
     async with serving("experience", services, home=tmp_path / "home", db=db) as running:

@@ -21,9 +21,11 @@ from nightshift.monitor.v1 import resources_pb2 as monitor_resources
 from nightshift.skills.v1 import resources_pb2 as skills_resources
 from nightshift.skills.v1 import skills_service_pb2 as skills_pb
 from nightshift.skills.v1 import skills_service_pb2_grpc as skills_grpc
-from nightshift_kit.errors import EnumRequired, FieldUnknown, FilterInvalid, PageSizeInvalid
+from nightshift_kit.errors import EnumRequired, EnumUnknown, FieldUnknown, FilterInvalid, PageSizeInvalid
 from nightshift_kit.pages import decode_token, page_size, query_digest
 from nightshift_kit.rpc.channels import RichError, decode_error
+from nightshift_kit.rpc.decoding import decode
+from nightshift_kit.rpc.policies import PolicyMissing
 from nightshift_kit.rpc.traffic import Limits
 from tests.support.servers import Serving, serving
 
@@ -81,7 +83,7 @@ class Skills(skills_grpc.SkillsServiceServicer):
 
 @contextlib.asynccontextmanager
 async def monitor(home: Path, **options: Any) -> AsyncIterator[tuple[Serving, Monitor]]:
-    servicer = Monitor()
+    servicer = Monitor()  # type: ignore[abstract]
     services = [(monitor_grpc.add_MonitorServiceServicer_to_server, servicer, MONITOR)]
     async with serving("monitor", services, home=home, **options) as running:
         yield running, servicer
@@ -90,7 +92,8 @@ async def monitor(home: Path, **options: Any) -> AsyncIterator[tuple[Serving, Mo
 
 @contextlib.asynccontextmanager
 async def skills(home: Path) -> AsyncIterator[Serving]:
-    services = [(skills_grpc.add_SkillsServiceServicer_to_server, Skills(), SKILLS)]
+    servicer = Skills()  # type: ignore[abstract]
+    services = [(skills_grpc.add_SkillsServiceServicer_to_server, servicer, SKILLS)]
     async with serving("skills", services, home=home) as running:
         yield running
 
@@ -181,7 +184,7 @@ async def test_malformed_message_in_the_middle_of_a_stream(tmp_path: Path) -> No
         yield good.SerializeToString()
 
     async with skills(tmp_path / "home") as running:
-        stream = running.channel("platform/default").stream_unary(f"/{SKILLS}/StreamActivity")
+        stream: Any = running.channel("platform/default").stream_unary(f"/{SKILLS}/StreamActivity")
         error = await refusal(stream(messages(), timeout=5))
         assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_REQUEST")
 
@@ -193,34 +196,33 @@ async def test_malformed_message_in_the_middle_of_a_stream(tmp_path: Path) -> No
         assert skills_pb.ReportActivityResponse.FromString(answer).fence == 2
 
 
-async def test_unknown_enum_inside_lists_is_named_by_its_path(tmp_path: Path) -> None:
+async def test_an_acting_service_without_means_to_check_grants_is_not_built(tmp_path: Path) -> None:
     class Experience(experience_grpc.ExperienceServiceServicer):
-        async def RecordRun(self, request: Any, context: Any) -> Any:
-            raise AssertionError("must not be reached")
+        pass
 
-    services = [(experience_grpc.add_ExperienceServiceServicer_to_server, Experience(), EXPERIENCE)]
-    request = experience_pb.RecordRunRequest()
-    request.run.MergeFromString(_unknown_enum_of(request.run.DESCRIPTOR))
-    with pytest.raises(Exception, match="acts, but this server"):
-        async with serving("experience", services, home=tmp_path / "refused"):
+    servicer = Experience()  # type: ignore[abstract]
+    services = [(experience_grpc.add_ExperienceServiceServicer_to_server, servicer, EXPERIENCE)]
+    with pytest.raises(PolicyMissing, match="cannot check its grants"):
+        async with serving("experience", services, home=tmp_path / "home"):
             pass
-    from nightshift_kit.rpc.decoding import decode
-
-    with pytest.raises(Exception) as caught:
-        decode(experience_pb.RecordRunRequest, request.SerializeToString())
-    assert getattr(caught.value, "reason", "") == "ENUM_UNKNOWN"
-    assert caught.value.violations[0].field.startswith("run.")  # type: ignore[attr-defined]
 
 
-def _unknown_enum_of(descriptor: Any) -> bytes:
-    from google.protobuf.internal import encoder
-
+def test_an_unknown_enum_deep_inside_is_named_by_its_path() -> None:
+    run = experience_pb.RecordRunRequest().run
     number = next(
-        one.number for one in descriptor.fields if one.enum_type is not None and not one.is_repeated
+        field.number
+        for field in run.DESCRIPTOR.fields
+        if field.enum_type is not None and not field.is_repeated
     )
-    out: list[bytes] = []
-    encoder.EnumEncoder(number, False, False)(out.append, 9999, False)  # type: ignore[attr-defined]
-    return b"".join(out)
+    # A varint field of that number with a value that no enum has.
+    key = number << 3
+    tag = bytes([key]) if key < 128 else bytes([key & 127 | 128, key >> 7])
+    run.MergeFromString(tag + b"\x8f\x4e")
+    request = experience_pb.RecordRunRequest(run=run)
+    with pytest.raises(EnumUnknown) as caught:
+        decode(experience_pb.RecordRunRequest, request.SerializeToString())
+    (violation,) = caught.value.violations
+    assert violation.field.startswith("run.")
 
 
 async def test_oversize_message_and_metadata(tmp_path: Path) -> None:

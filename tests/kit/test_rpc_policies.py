@@ -120,5 +120,7 @@ async def test_a_servicer_of_the_wrong_shape_is_refused(tmp_path: Path) -> None:
     builder = ServerBuilder("monitor", settings, clock=SystemClock())
     with pytest.raises(TypeError, match="GetStatus: the servicer's method must be a coroutine function"):
         builder.add(
-            pb_grpc.add_MonitorServiceServicer_to_server, Blocking(), "nightshift.monitor.v1.MonitorService"
+            pb_grpc.add_MonitorServiceServicer_to_server,
+            Blocking(),  # type: ignore[abstract]
+            "nightshift.monitor.v1.MonitorService",
         )

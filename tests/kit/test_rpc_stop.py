@@ -19,7 +19,7 @@ from nightshift_kit.clock import FakeClock, SystemClock
 from nightshift_kit.errors import Preempted
 from nightshift_kit.grants import FenceGate
 from nightshift_kit.rpc.channels import sync_channel
-from nightshift_kit.rpc.stop import Phase, StopEvent, StopHub, Work
+from nightshift_kit.rpc.stop import Phase, Registration, StopEvent, StopHub, Work
 from nightshift_kit.storage import Database
 from tests.support.servers import serving
 
@@ -95,7 +95,7 @@ async def test_killing_goes_on_where_nobody_listens(db: Database) -> None:
 
 async def test_one_run_alone_keeps_the_fence(db: Database) -> None:
     hub = StopHub(FenceGate(db, SystemClock()), SystemClock())
-    one = hub.register(work("one", stop=lambda _: one.done()))
+    one: Registration = hub.register(work("one", stop=lambda _: one.done()))
     other = hub.register(work("other"))
     events = await collected(hub, 0, skill_run="skillRuns/one")
     assert [event.work for event in events if event.phase is Phase.EXITED] == ["one"]
@@ -110,8 +110,8 @@ async def test_a_broken_work_does_not_keep_the_others_running(db: Database) -> N
     def broken(_: str) -> None:
         raise RuntimeError("cannot stop")
 
-    first = hub.register(work("broken", stop=broken, kill=lambda: first.done()))
-    second = hub.register(work("fine", stop=lambda _: second.done()))
+    first: Registration = hub.register(work("broken", stop=broken, kill=lambda: first.done()))
+    second: Registration = hub.register(work("fine", stop=lambda _: second.done()))
     events = await collected(hub, 2)
     assert {event.work for event in events if event.phase is Phase.EXITED} == {"broken", "fine"}
 
