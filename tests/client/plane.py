@@ -110,8 +110,8 @@ class Plane:
         self.home = home
         self.settings = PlaneSettings(home=home)
         ensure_home(self.settings)
-        self.experience = Experience()
-        self.control = Control()
+        self.experience = Experience()  # type: ignore[abstract]
+        self.control = Control()  # type: ignore[abstract]
         self._ports = dict(ports or {})
         self._servers: list[Server] = []
         self._loop = asyncio.new_event_loop()

@@ -131,12 +131,12 @@ while True:
     spool = Spool(folder)
     found: dict[str, set[int]] = {}
     for payload in contents(spool):
-        who, number, _ = payload.split(b"-", 2)
-        assert payload == b"%s-%s-" % (who, number) + b"x" * (int(number) * 37 % 3000)
-        found.setdefault(who.decode(), set()).add(int(number))
+        who, index, _ = payload.split(b"-", 2)
+        assert payload == b"%s-%s-" % (who, index) + b"x" * (int(index) * 37 % 3000)
+        found.setdefault(who.decode(), set()).add(int(index))
     assert spool.refused_count == 0
-    for who, count in told.items():
-        assert set(range(count)) <= found[who]
+    for child_name, count in told.items():
+        assert set(range(count)) <= found[child_name]
     assert sum(told.values()) > 50
 
 
