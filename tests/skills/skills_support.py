@@ -1,4 +1,4 @@
-"""A real skills service, wired and served as in production, among stand-ins that keep the others' contracts."""
+"""A real skills service, wired and served as in production, among stand-ins of the others."""
 
 from __future__ import annotations
 
@@ -124,9 +124,7 @@ class Plane:
                 if not (self.home / "credentials" / f"{name}.pem").exists():
                     create_credential(settings, "person", identity, role)
             port = settings.control_port("skills") if control else settings.port("skills")
-            self._channels[key] = channel_to(
-                f"127.0.0.1:{port}", "skills", load_credential(settings, name)
-            )
+            self._channels[key] = channel_to(f"127.0.0.1:{port}", "skills", load_credential(settings, name))
         return self._channels[key]
 
     def stub(self, identity: str = "admin") -> Any:
@@ -147,7 +145,9 @@ class Plane:
             await self.call(method, request, identity)
         return decode_error(caught.value)
 
-    async def run(self, skill: str, parameters: dict[str, Any] | None = None, **fields: Any) -> types.SkillRun:
+    async def run(
+        self, skill: str, parameters: dict[str, Any] | None = None, **fields: Any
+    ) -> types.SkillRun:
         identity = fields.pop("identity", "admin")
         request = pb.RunSkillRequest(name=f"skills/{skill}", **fields)
         request.parameters.update(parameters or {})

@@ -1,6 +1,7 @@
-"""Small real servers that keep the contracts of monitor, experience, lab and trainer, with stores of their own.
+"""Small real servers that keep the contracts of monitor, experience, lab and trainer.
 
-Grants, fences, stops, leases, outboxes and stored answers are the kit's; only what the services know is made up.
+Stores, grants, fences, stops, leases, outboxes and stored answers are the kit's; only what the services
+know is made up.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ class MonitorStandIn(monitor_grpc.MonitorServiceServicer):
             remaining = max(remaining, self.quiet_until - now)
         idle = self.idle and self.platform_up and not remaining
         answer = monitor_types.Idleness(idle=idle, platform_up=self.platform_up, since_time=stamp())
-        answer.reasons.add(code="QUIET", allows_idle=not remaining, message=f"{remaining} of quiet are missing.")
+        answer.reasons.add(
+            code="QUIET", allows_idle=not remaining, message=f"{remaining} of quiet are missing."
+        )
         if not self.idle:
             answer.reasons.add(code="ACTIVITY", allows_idle=False, message="The test says so.")
         answer.quiet_remaining.FromTimedelta(remaining)
@@ -240,9 +243,14 @@ class LabStandIn(_Acting, lab_grpc.LabServiceServicer):
 
     async def DraftProposal(self, request: Any, context: Any) -> Any:
         draft = lab_pb.DraftProposalResponse(
-            config_id="old_lanterns", templates=["configs/farbhunger"], drafted_by="composer", diff="+ lantern"
+            config_id="old_lanterns",
+            templates=["configs/farbhunger"],
+            drafted_by="composer",
+            diff="+ lantern",
         )
-        draft.content.update({"pipeline": "text_transformation", "context": {"en": self.text}, "n": 0.7, "m": 2})
+        draft.content.update(
+            {"pipeline": "text_transformation", "context": {"en": self.text}, "n": 0.7, "m": 2}
+        )
         draft.report.valid = True
         return draft
 
@@ -329,7 +337,12 @@ class TrainerStandIn(_Acting, trainer_grpc.TrainerServiceServicer):
         spec.max_steps = spec.max_steps or 5
         spec.learning_rate = spec.learning_rate or 2e-4
         return trainer_pb.EstimateTrainingResponse(
-            spec=spec, memory_bytes=2**30, total_steps=spec.max_steps, row_count=9, fits=self.fits, detail="roomy"
+            spec=spec,
+            memory_bytes=2**30,
+            total_steps=spec.max_steps,
+            row_count=9,
+            fits=self.fits,
+            detail="roomy",
         )
 
     async def GetTrainingJob(self, request: Any, context: Any) -> Any:
@@ -502,7 +515,13 @@ async def surroundings(home: Path) -> AsyncIterator[Surroundings]:
             made[name] = servicer_class(db, hub)
             running[name] = await stack.enter_async_context(
                 serving(
-                    name, [(add, made[name], full_name)], home=home, db=db, hub=hub, open_gate=False, grace_s=0.2
+                    name,
+                    [(add, made[name], full_name)],
+                    home=home,
+                    db=db,
+                    hub=hub,
+                    open_gate=False,
+                    grace_s=0.2,
                 )
             )
         found = Surroundings(home, monitor, made["experience"], made["lab"], made["trainer"], running)

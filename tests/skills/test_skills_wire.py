@@ -10,7 +10,9 @@ from tests.skills.skills_support import Plane, eventually
 
 async def test_the_catalogue_says_what_each_skill_may_do(plane: Plane) -> None:
     answer = await plane.call("ListSkills", pb.ListSkillsRequest(page_size=5))
-    rest = await plane.call("ListSkills", pb.ListSkillsRequest(page_size=50, page_token=answer.next_page_token))
+    rest = await plane.call(
+        "ListSkills", pb.ListSkillsRequest(page_size=50, page_token=answer.next_page_token)
+    )
     skills = {skill.name: skill for skill in (*answer.skills, *rest.skills)}
     assert len(skills) == 12
     assert not rest.next_page_token
@@ -26,7 +28,9 @@ async def test_idle_work_runs_by_itself(plane: Plane) -> None:
     state = plane.around.experience.state
     state.pending_aggregation_count = 7
     state.pending_embedding_count = 1300
-    await eventually(lambda: plane.runs("build_embeddings"), lambda runs: bool(runs) and runs[0].end_time.seconds)
+    await eventually(
+        lambda: plane.runs("build_embeddings"), lambda runs: bool(runs) and runs[0].end_time.seconds
+    )
     runs = await plane.runs("build_embeddings")
     assert runs[0].state == types.SKILL_RUN_STATE_SUCCEEDED
     assert runs[0].done_calls == 3

@@ -1,0 +1,221 @@
+"""What the skills store promises, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from nightshift_kit.audit import Outbox
+from nightshift_kit.audit.chain import ChainHead, seal, verify
+from nightshift_kit.errors import RequestIdReused
+from nightshift_kit.ids import new_id
+from nightshift_kit.storage import Database, schema_differences
+from nightshift_skills.approvals import Approval, ApprovalState
+from nightshift_skills.backoff import Backoff, BackoffRule
+from nightshift_skills.errors import ApprovalUnknown, SkillRunUnknown
+from nightshift_skills.plans import Plan, PlannedCall
+from nightshift_skills.runs import Failure, Run, RunState
+from nightshift_skills.store import chain, decisions, plane, tables
+from nightshift_skills.store.decisions import CallRecord, Rest
+from nightshift_skills.store.plane import Lock, Preemption
+
+AT = datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=UTC)
+PLAN = Plan(
+    skill="skills/propose_config",
+    subject="projects/p/opportunities/ö",
+    summary="Store a proposal.",
+    calls=(
+        PlannedCall(
+            method="/x.Y/Z", arguments={"n": 0.7, "deep": {"é": [1.0, None]}}, arguments_digest="a" * 64
+        ),
+    ),
+    base_versions={"configs/a": "b"},
+    limits={"calls": "1"},
+    evidence=("61 of 800",),
+)
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    with Database(database_url, migrations="nightshift_skills", name="skills") as db:
+        db.migrate()
+        yield db
+
+
+def new_run(**changes: object) -> Run:
+    run = Run(
+        id=new_id(),
+        skill="propose_config",
+        subject=PLAN.subject,
+        state=RunState.AWAITING_APPROVAL,
+        plan=PLAN,
+        parameters={"opportunity": ""},
+        initiator="trigger:idle",
+        on_purpose=False,
+        create_time=AT,
+    )
+    return replace(run, **changes)  # type: ignore[arg-type]
+
+
+def new_approval(run: Run, **changes: object) -> Approval:
+    approval = Approval(
+        id=new_id(),
+        run=run.id,
+        skill=run.skill,
+        subject=run.subject,
+        state=ApprovalState.PENDING,
+        plan=run.plan,
+        nonce="nonce",
+        proposer=run.initiator,
+        create_time=AT,
+        expire_time=AT + timedelta(hours=1),
+    )
+    return replace(approval, **changes)  # type: ignore[arg-type]
+
+
+def test_migrations_make_what_the_metadata_says(db: Database) -> None:
+    assert db.read_sync(schema_differences, tables.metadata) == []
+
+
+def test_a_run_comes_back_as_it_was(db: Database) -> None:
+    run = new_run(
+        state=RunState.FAILED,
+        end_time=AT,
+        results=tuple({"n": number} for number in range(30)),
+        failure=Failure("X", "what happened", {"a": "b"}),
+        job="trainingJobs/1",
+        held=True,
+    )
+    saved = db.write_sync(decisions.save_run, run)
+    found = db.read_sync(decisions.get_run, run.id)
+    assert found == saved
+    assert found.plan.digest == PLAN.digest
+    assert found.results == tuple({"n": number} for number in range(10, 30))
+    with pytest.raises(SkillRunUnknown):
+        db.read_sync(decisions.get_run, "none")
+    with pytest.raises(ApprovalUnknown):
+        db.read_sync(decisions.get_approval, "none")
+
+
+def test_each_change_takes_the_next_position_and_a_rollback_gives_it_back(db: Database) -> None:
+    first = db.write_sync(decisions.save_run, new_run())
+    with pytest.raises(ZeroDivisionError):
+
+        def broken(connection: object) -> None:
+            decisions.save_run(connection, new_run())  # type: ignore[arg-type]
+            raise ZeroDivisionError
+
+        db.write_sync(broken)
+    second = db.write_sync(decisions.save_run, new_run())
+    changed = db.write_sync(decisions.save_run, replace(first, outcome="other"))
+    assert (first.seq, second.seq, changed.seq) == (1, 2, 3)
+    assert [run.id for run in db.read_sync(decisions.changed_runs, 1, 10)] == [second.id, first.id]
+    assert db.read_sync(decisions.last_seq, "runs") == 3
+
+
+def test_lists_are_newest_first_and_filtered(db: Database) -> None:
+    runs = [db.write_sync(decisions.save_run, new_run()) for _ in range(3)]
+    other = db.write_sync(decisions.save_run, new_run(skill="rollback", end_time=AT))
+    found = db.read_sync(decisions.list_runs, "propose_config", "", 2)
+    assert [run.id for run in found] == [runs[2].id, runs[1].id]
+    found = db.read_sync(decisions.list_runs, "", runs[1].id, 9)
+    assert [run.id for run in found] == [runs[0].id]
+    assert [run.id for run in db.read_sync(decisions.open_runs)] == [run.id for run in runs]
+    last, pending, open_count, rest = db.read_sync(decisions.skill_facts, "rollback", "x", AT)
+    assert last is not None
+    assert (last.id, pending, open_count, rest) == (other.id, 0, 0, None)
+
+
+def test_approvals_keep_their_plan_and_state(db: Database) -> None:
+    run = db.write_sync(decisions.save_run, new_run())
+    approval = db.write_sync(decisions.save_approval, new_approval(run))
+    assert db.read_sync(decisions.get_approval, approval.id) == approval
+    assert db.read_sync(decisions.pending_approvals, "propose_config") == [approval]
+    assert db.read_sync(decisions.pending_approvals, "rollback") == []
+    denied = db.write_sync(
+        decisions.save_approval,
+        replace(approval, state=ApprovalState.DENIED, decide_time=AT, decider="me", comment="no"),
+    )
+    assert db.read_sync(decisions.pending_approvals) == []
+    assert db.read_sync(decisions.list_approvals, ApprovalState.DENIED, "", 5) == [denied]
+    assert db.read_sync(decisions.list_approvals, ApprovalState.APPROVED, "", 5) == []
+
+
+def test_calls_are_there_before_they_are_made(db: Database) -> None:
+    call = CallRecord("run", 0, new_id(), "/x.Y/Z", {"n": 1.5}, "a" * 64)
+    db.write_sync(decisions.begin_call, call, AT)
+    assert db.read_sync(decisions.list_calls, "run") == [call]
+    assert not call.settled
+    db.write_sync(lambda connection: decisions.settle_call(connection, call, AT, answer={}))
+    (found,) = db.read_sync(decisions.list_calls, "run")
+    assert found.settled
+    assert found.answer == {}
+    with pytest.raises(Exception, match=r"(?i)unique|duplicate|primary"):
+        db.write_sync(decisions.begin_call, replace(call, position=1), AT)
+
+
+def test_request_ids_are_for_one_request(db: Database) -> None:
+    request_id = new_id()
+    db.write_sync(decisions.save_request, request_id, "d1", "run", AT)
+    assert db.read_sync(decisions.run_of_request, request_id, "d1") == "run"
+    assert db.read_sync(decisions.run_of_request, new_id(), "d1") is None
+    with pytest.raises(RequestIdReused):
+        db.read_sync(decisions.run_of_request, request_id, "d2")
+
+
+def test_rests_end(db: Database) -> None:
+    rest = Rest(AT + timedelta(days=7), "denied")
+    db.write_sync(decisions.set_rest, "s", "subject", Rest(AT, "failed"))
+    db.write_sync(decisions.set_rest, "s", "subject", rest)
+    assert db.read_sync(decisions.get_rest, "s", "subject", AT) == rest
+    assert db.read_sync(decisions.get_rest, "s", "other", AT) is None
+    assert db.read_sync(decisions.get_rest, "s", "subject", rest.until) is None
+
+
+def test_lock_fence_and_backoff(db: Database) -> None:
+    assert db.read_sync(plane.get_lock) == Lock()
+    lock = Lock(True, "me", "why", AT)
+    db.write_sync(plane.save_lock, lock)
+    assert db.read_sync(plane.get_lock) == lock
+    db.write_sync(plane.save_reserved_fence, 2000)
+    db.write_sync(plane.save_reserved_fence, 1000)
+    assert db.read_sync(plane.get_reserved_fence) == 2000
+    rule = BackoffRule()
+    assert db.read_sync(plane.get_backoff, rule) == Backoff(rule)
+    backoff = Backoff(rule, 60.0, AT)
+    db.write_sync(plane.save_backoff, backoff)
+    assert db.read_sync(plane.get_backoff, rule) == backoff
+
+
+def test_preemptions_get_their_last_times_later(db: Database) -> None:
+    begun = Preemption(new_id(), 7, "user", AT, AT, 1_000, skill_runs=("r1", "r2"))
+    db.write_sync(plane.save_preemption, begun)
+    done = replace(begun, t2_ns=2, t3_ns=3, t4_ns=2**40, killed_count=1, confirmed=True)
+    db.write_sync(plane.save_preemption, done)
+    assert db.read_sync(plane.list_preemptions, "", 5) == [done]
+    assert db.read_sync(plane.list_preemptions, begun.id, 5) == []
+
+
+def test_the_sealed_chain_goes_on_where_it_stopped(db: Database) -> None:
+    outbox = Outbox("skills")
+    head = db.read_sync(chain.get_head)
+    assert head == ChainHead()
+    for number in range(5):
+        db.write_sync(
+            lambda connection, n=number: outbox.append(
+                connection, kind="thing.happened" if n % 2 else "other.thing", actor="me", subject=f"s{n}"
+            )
+        )
+        events = db.read_sync(outbox.events, number, 10)
+        rows, head = seal(db.read_sync(chain.get_head), events)
+        db.write_sync(chain.append_rows, rows)
+        assert db.read_sync(chain.get_head) == head
+    result = db.read_sync(lambda connection: verify(chain.all_rows(connection)))
+    assert (result.valid, result.event_count) == (True, 5)
+    kinds = [row.kind for row in db.read_sync(chain.list_rows, 0, "thing.", 10)]
+    assert kinds == ["thing.happened"] * 2
+    assert [row.seq for row in db.read_sync(chain.list_rows, 3, "", 10)] == [4, 5]
+    assert db.read_sync(chain.list_rows, 0, "%", 10) == []
