@@ -20,8 +20,10 @@ from nightshift.experience.v1.experience_service_pb2_grpc import (
 )
 from nightshift_experience.__main__ import SERVICE, Core, make_core
 from nightshift_experience.config import ExperienceSettings
+from nightshift_experience.embedding import EmbeddingProcess, find_model
+from nightshift_experience.opportunities import OpportunityService
 from nightshift_experience.rpc.servicer import ExperienceServicer
-from nightshift_experience.store import search_tables
+from nightshift_experience.search import SearchService
 from nightshift_kit.clock import Clock, SystemClock
 from nightshift_kit.grants import Tier
 from nightshift_kit.settings import PlaneSettings
@@ -106,17 +108,16 @@ async def experience(
     with open_database(home) as db:
         core = make_core(db, clock, settings or ExperienceSettings(), plane)
         await core.imports.recover()
-
-        async def embedding_counts(project: str) -> tuple[int, int]:
-            state = await db.read(search_tables.read_state, project, "test")
-            return state.indexed_rows, await db.read(search_tables.waiting_count, project, state.indexed_seq)
-
+        embedder = EmbeddingProcess(find_model())
+        search = SearchService(db, embedder, folder=home / "experience" / "lance")
+        opportunities = OpportunityService(db, clock, search, embedder, platform_root=None)
         servicer = ExperienceServicer(
             intake=core.intake,
             imports=core.imports,
             experience=core.experience,
             aggregator=core.aggregator,
-            embedding_counts=embedding_counts,
+            search=search,
+            opportunities=opportunities,
             clock=clock,
         )
         services = [(add_ExperienceServiceServicer_to_server, servicer, SERVICE)]
@@ -125,6 +126,9 @@ async def experience(
                 yield Experience(running, core, db, home, running.stub(ExperienceServiceStub))
             finally:
                 await core.imports.close()
+                await opportunities.close()
+                await search.close()
+                await embedder.close()
 
 
 def simulate(folder: Path, *arguments: str) -> dict[str, Any]:

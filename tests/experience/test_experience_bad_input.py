@@ -104,7 +104,9 @@ BAD = [
     Bad("RecordRun", recorded(media_types=["image"] * 65), IA, "FIELD_INVALID", "run.media_types"),
     Bad(
         "RecordRun",
-        pb.RecordRunRequest(parent=PARENT, run=resources.Run(name=f"{PARENT}/runs/a", outcome=1)),
+        pb.RecordRunRequest(
+            parent=PARENT, run=resources.Run(name=f"{PARENT}/runs/a", outcome=resources.RUN_OUTCOME_SUCCEEDED)
+        ),
         IA,
         "FIELD_REQUIRED",
         "run.start_time",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +200,7 @@ async def test_pages_and_filters_give_every_run_once(tmp_path: Path) -> None:
                 break
         newest_first = sorted(runs, key=lambda run: (run.start_time.seconds, run.name), reverse=True)
         assert seen == [run.name for run in newest_first]
-        cases = {
+        cases: dict[str, Callable[[int], bool]] = {
             'outcome = "blocked"': lambda n: n % 4 == 1,
             "outcome != RUN_OUTCOME_BLOCKED AND language = de": lambda n: n % 4 != 1 and n % 3 == 0,
             "start_time >= 1970-01-01T00:00:05Z AND start_time < 1970-01-01T00:00:08Z": lambda n: (

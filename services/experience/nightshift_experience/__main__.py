@@ -13,8 +13,9 @@ from nightshift_experience.experience import Experience
 from nightshift_experience.importing.imports import Imports, ImportSettings
 from nightshift_experience.intake import Intake
 from nightshift_experience.languages import LanguageDetector
+from nightshift_experience.opportunities import OpportunityService
 from nightshift_experience.rpc.servicer import ExperienceServicer
-from nightshift_experience.search.service import SearchService
+from nightshift_experience.search import SearchService
 from nightshift_experience.sources.devserver.devices import ProductionRule
 from nightshift_experience.store.run_writes import WritingRules
 from nightshift_kit.clock import Clock
@@ -73,12 +74,17 @@ async def wire(wiring: Wiring) -> None:
     search = SearchService(db, embedder, folder=home / "lance")
     wiring.on_stop(search.close)
     await search.start()
+    opportunities = OpportunityService(
+        db, wiring.clock, search, embedder, platform_root=wiring.settings.platform_root
+    )
+    wiring.on_stop(opportunities.close)
     servicer = ExperienceServicer(
         intake=core.intake,
         imports=core.imports,
         experience=core.experience,
         aggregator=core.aggregator,
-        embedding_counts=search.counts,
+        search=search,
+        opportunities=opportunities,
         clock=wiring.clock,
     )
     wiring.add(add_ExperienceServiceServicer_to_server, servicer, SERVICE)

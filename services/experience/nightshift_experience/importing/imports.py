@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 import structlog
@@ -242,11 +243,10 @@ class Imports:
             case "progress":
                 running.publish(with_progress(job, message))
             case "batch":
-                running.publish(await self._db.write(write_batch, job, message, rules, now_us))
+                await self._commit(running, self._db.write(write_batch, job, message, rules, now_us))
             case "favorites":
-                running.publish(
-                    await self._db.write(write_favorites, job, message["added_us"], rules, now_us)
-                )
+                added_us = message["added_us"]
+                await self._commit(running, self._db.write(write_favorites, job, added_us, rules, now_us))
             case "favorites_unreadable":
                 reasons = dict(job.skipped_reasons)
                 reasons["FAVORITES_" + message["reason"]] = 1
@@ -257,6 +257,18 @@ class Imports:
                 await self._db.write(write_end, job, message["gone"], rules, now_us)
                 return True
         return False
+
+    async def _commit(self, running: _Running, write: Coroutine[Any, Any, ImportJob]) -> None:
+        """Wait for a write and take over its job, also where the import is cancelled meanwhile.
+
+        What is under way will be on disk, so it has to be counted.
+        """
+        task = asyncio.ensure_future(write)
+        try:
+            running.publish(await asyncio.shield(task))
+        except asyncio.CancelledError:
+            running.publish(await task)
+            raise
 
     async def _end(self, running: _Running, state: JobState, reason: str, message: str) -> None:
         job = replace(

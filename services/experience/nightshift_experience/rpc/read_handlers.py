@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from nightshift.experience.v1 import experience_service_pb2 as pb
@@ -14,6 +14,7 @@ from nightshift_experience.filters import parse_filter
 from nightshift_experience.resources import RunName, parse_project
 from nightshift_experience.rpc import render
 from nightshift_experience.rpc.convert import instant_us
+from nightshift_experience.search import SearchService
 from nightshift_kit.pages import decode_token, encode_token, page_size, query_digest
 from nightshift_kit.rpc.context import current_call
 
@@ -26,8 +27,7 @@ class ReadHandlers:
 
     experience: Experience
     aggregator: Aggregator
-    # Rows in the vector index, and production prompts that wait for it, of a project.
-    embedding_counts: Callable[[str], Awaitable[tuple[int, int]]]
+    search: SearchService
 
     async def GetRun(self, request: pb.GetRunRequest, context: Any) -> resources.Run:
         """See the proto."""
@@ -84,7 +84,7 @@ class ReadHandlers:
         """See the proto."""
         project = parse_project(request.parent)
         state, runs, production = await self.experience.state(project)
-        embedded, waiting = await self.embedding_counts(project)
+        embedded, waiting = await self.search.counts(project)
         return pb.ExperienceState(
             run_count=runs,
             production_run_count=production,
