@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import datetime as dt
 import json
 import os
 import signal
@@ -19,14 +20,18 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]
+from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nightshift.monitor.v1 import monitor_service_pb2 as pb
 from nightshift.monitor.v1 import monitor_service_pb2_grpc as pb_grpc
+from nightshift_kit.clock import SystemClock
 from nightshift_kit.processes.table import find_free_base
+from nightshift_kit.rpc import tls
 from nightshift_kit.rpc.channels import channel_to, credential_for, decode_error
-from nightshift_kit.rpc.serve import PLAINTEXT_OFFSET
+from nightshift_kit.rpc.serve import PLAINTEXT_OFFSET, Wiring, serve
+from nightshift_kit.rpc.server import ServerBuilder
 from nightshift_kit.settings import PlaneSettings
 from nightshift_kit.telemetry import begin_trace, set_trace
 
@@ -144,6 +149,39 @@ async def test_a_taken_port_is_said_and_ends_the_second_process(tmp_path: Path) 
         _, stderr = await second.communicate()
         assert second.returncode == 3
         assert b"cannot serve" in stderr
+
+
+async def test_a_service_ends_before_its_certificate_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = PlaneSettings(home=tmp_path / "home", port_base=find_free_base())
+    monkeypatch.setattr(tls, "_LEAF_LIFETIME", dt.timedelta(days=1))
+    tls.ensure_home(settings)
+
+    async def wire(_: Wiring) -> None:
+        return
+
+    # Nobody stops it: it ends by itself, and the next start makes a new certificate.
+    await asyncio.wait_for(serve("monitor", settings, wire), 20)
+
+
+async def test_channelz_is_there_on_request(tmp_path: Path) -> None:
+    settings = PlaneSettings(home=tmp_path / "home")
+    tls.ensure_home(settings)
+    for wanted in (True, False):
+        server = ServerBuilder("monitor", settings, clock=SystemClock(), channelz=wanted).build()
+        address = f"127.0.0.1:{await server.start()}"
+        async with channel_to(address, "monitor", credential_for(settings, PERSON)) as channel:
+            call = channelz_pb2_grpc.ChannelzStub(channel).GetServers(
+                channelz_pb2.GetServersRequest(), timeout=5
+            )
+            if wanted:
+                assert (await call).server
+            else:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await call
+                assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        await server.stop(0)
 
 
 async def buf(*arguments: str) -> tuple[int, Any]:

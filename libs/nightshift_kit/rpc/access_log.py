@@ -18,7 +18,7 @@ _SERVER_FAULTS: Final = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS"})
 
 
 class AccessLog:
-    """Writes the lines; drops successful reads above a rate and says how many."""
+    """Writes the lines; drops those that come in floods above a rate and says how many."""
 
     def __init__(self) -> None:
         self._logger: Any = structlog.get_logger()
@@ -28,7 +28,9 @@ class AccessLog:
 
     def write(self, passage: Passage, code: str, reason: str, duration_s: float) -> None:
         """Notes a finished call."""
-        if code == "OK" and passage.rule.kind in _QUIET and not self._room():
+        # A flood of refusals must not become a flood on the disk.
+        frequent = reason == "OVERLOADED" or (code == "OK" and passage.rule.kind in _QUIET)
+        if frequent and not self._room():
             self._dropped += 1
             return
         fields: dict[str, Any] = {

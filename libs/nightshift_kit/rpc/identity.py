@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, cast
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 TRUST_DOMAIN: Final = "nightshift.local"
 ROLES: Final = ("viewer", "approver", "admin")
@@ -82,10 +84,6 @@ def parse_spiffe(spiffe: str, thumbprint: str = "") -> Identity:
 
 def thumbprint_of(certificate: x509.Certificate) -> str:
     """SHA-256 of the DER form in base64url without padding."""
-    from base64 import urlsafe_b64encode
-
-    from cryptography.hazmat.primitives.serialization import Encoding
-
     digest = hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest()
     return urlsafe_b64encode(digest).rstrip(b"=").decode()
 

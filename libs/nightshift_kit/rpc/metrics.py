@@ -56,16 +56,15 @@ class RpcMetrics:
 
     def serve(self, port: int) -> MetricsServer:
         """Starts answering GET /metrics on 127.0.0.1. Raises OSError where the port is taken."""
-        server, thread = start_http_server(port, addr="127.0.0.1", registry=self.registry)
-        return MetricsServer(server, thread)
+        server, _ = start_http_server(port, addr="127.0.0.1", registry=self.registry)
+        return MetricsServer(server)
 
 
 class MetricsServer:
     """The running HTTP server."""
 
-    def __init__(self, server: WSGIServer, thread: Thread) -> None:
+    def __init__(self, server: WSGIServer) -> None:
         self._server = server
-        self._thread = thread
 
     @property
     def port(self) -> int:
@@ -74,7 +73,9 @@ class MetricsServer:
         return int(address[1])
 
     def close(self) -> None:
-        """Stops it and waits for its thread."""
+        """Stops answering. Its thread, a daemon, ends within the half second at which the server looks up."""
+        Thread(target=self._shut, daemon=True).start()
+
+    def _shut(self) -> None:
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(timeout=2.0)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
+import datetime as dt
 import inspect
 import os
 import signal
@@ -35,7 +36,7 @@ from nightshift_kit.rpc.guard import Authority
 from nightshift_kit.rpc.metrics import RpcMetrics
 from nightshift_kit.rpc.server import AddToServer, PortTaken, Server, ServerBuilder
 from nightshift_kit.rpc.stop import StopHub
-from nightshift_kit.rpc.tls import ensure_home, load_public_key
+from nightshift_kit.rpc.tls import ensure_home, load_credential, load_public_key
 from nightshift_kit.rpc.traffic import Limits
 from nightshift_kit.settings import PlaneSettings, plane_settings
 from nightshift_kit.storage import Database
@@ -45,6 +46,8 @@ PLAINTEXT_OFFSET: Final = 30
 GRACE_S: Final = 5.0
 
 _PR_SET_PDEATHSIG: Final = 1
+_RESTART_BELOW: Final = dt.timedelta(days=2)
+_LOOK_AT_CERTIFICATE_S: Final = 600.0
 
 Wire = Callable[["Wiring"], Coroutine[Any, Any, None]]
 
@@ -58,6 +61,7 @@ class Wiring:
         clock: The machine's.
         metrics: Where own metrics are registered (`metrics.registry`).
         limits: Of the main server; may be replaced while wiring.
+        channelz: Whether the main server serves channelz; may be set while wiring.
     """
 
     def __init__(self, name: str, settings: PlaneSettings, clock: Clock) -> None:
@@ -66,6 +70,7 @@ class Wiring:
         self.clock = clock
         self.metrics = RpcMetrics(name)
         self.limits = Limits()
+        self.channelz = False
         self.hub: StopHub | None = None
         self.main: list[tuple[AddToServer, Any, str]] = []
         self.control: list[tuple[AddToServer, Any, str]] = []
@@ -206,6 +211,7 @@ async def serve(
         closing.append(lambda: _drained(server, logger))
         tasks = [_background(label, work, server, logger) for label, work in wiring.background]
         tasks.append(asyncio.create_task(_watch_databases(wiring, server)))
+        tasks.append(asyncio.create_task(_watch_certificate(wiring, stopped)))
         logger.info("ready", show=True, port=server.port, control_port=settings.control_port(name))
         await stopped.wait()
         logger.info("stopping", show=True)
@@ -237,6 +243,7 @@ def _builder(wiring: Wiring, label: str) -> ServerBuilder:
         port=settings.port(name) if is_main else settings.control_port(name),
         plaintext_port=plaintext,
         limits=wiring.limits if is_main else None,
+        channelz=wiring.channelz and is_main,
         label=label,
     )
     for add_to_server, servicer, full_name in wiring.main if is_main else wiring.control:
@@ -266,6 +273,16 @@ async def _watch_databases(wiring: Wiring, server: Server) -> None:
             # For good: after a failed fsync nobody knows what is on disk, and only a restart reads it anew.
             healthy = False
             await server.set_healthy(False, problems[0])
+
+
+async def _watch_certificate(wiring: Wiring, stopped: asyncio.Event) -> None:
+    """Ends the service in good order before its certificate runs out: the next start renews it."""
+    not_after = load_credential(wiring.settings, f"service/{wiring.name}").not_after
+    logger: Any = structlog.get_logger()
+    while not_after - wiring.clock.now() > _RESTART_BELOW:  # noqa: ASYNC110 - time is what it waits for
+        await asyncio.sleep(_LOOK_AT_CERTIFICATE_S)
+    logger.warning("the certificate runs out; starting again to renew it", not_after=not_after.isoformat())
+    stopped.set()
 
 
 async def _drained(server: Server, logger: Any) -> None:

@@ -45,7 +45,7 @@ SERVICES: Final = ("monitor", "experience", "lab", "trainer", "skills")
 
 _CA_LIFETIME: Final = dt.timedelta(days=3650)
 _LEAF_LIFETIME: Final = dt.timedelta(days=30)
-# A process renews only when it starts, so a leaf must outlive the longest sensible run after a start.
+# Leaves are renewed when a process starts; one that runs for longer starts again (see rpc.serve).
 _RENEW_BELOW: Final = dt.timedelta(days=20)
 # Clocks of hosts differ a little; a certificate from the future is refused.
 _BACKDATE: Final = dt.timedelta(minutes=5)
@@ -68,6 +68,11 @@ class Credential:
     def thumbprint(self) -> str:
         """SHA-256 of the certificate, as grants carry it (x5t#S256)."""
         return self.identity.thumbprint
+
+    @property
+    def not_after(self) -> dt.datetime:
+        """When the certificate runs out (UTC)."""
+        return x509.load_pem_x509_certificate(self.certificate_pem).not_valid_after_utc
 
     def __repr__(self) -> str:
         return f"Credential({self.identity.actor})"

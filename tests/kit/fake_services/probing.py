@@ -29,9 +29,9 @@ class Monitor(pb_grpc.MonitorServiceServicer):
 
 
 async def wire(wiring: Wiring) -> None:
-    wiring.add(
-        pb_grpc.add_MonitorServiceServicer_to_server, Monitor(), "nightshift.monitor.v1.MonitorService"
-    )
+    monitor = Monitor()  # type: ignore[abstract]
+    name = "nightshift.monitor.v1.MonitorService"
+    wiring.add(pb_grpc.add_MonitorServiceServicer_to_server, monitor, name)
 
 
 if __name__ == "__main__":
