@@ -26,6 +26,8 @@ _CHOICE_PRIOR = 12.0
 _CHOICE_WEIGHT = 0.1
 _CHOICE_LIMIT = 0.5
 _DEMAND_WEIGHT = 2.0
+# Where a language has few runs its median theme is tiny; being many times that is no more than being wanted.
+_DEMAND_LIMIT = 2.5
 _NAMED_WEIGHT = 3.0
 _LIFT_PRIOR = 5.0
 _LIFT_FULL = 3.0
@@ -62,7 +64,7 @@ class Coverage:
         return (
             self.keeping
             + max(-_CHOICE_LIMIT, min(_CHOICE_LIMIT, _CHOICE_WEIGHT * self.choosing))
-            + _DEMAND_WEIGHT * math.log(max(self.demand, 0.05))
+            + _DEMAND_WEIGHT * math.log(min(_DEMAND_LIMIT, max(self.demand, 0.05)))
             - _NAMED_WEIGHT * self.named
         )
 

@@ -37,7 +37,8 @@ class DetectionLimits:
     Attributes:
         min_production_runs: Below it a detection finds nothing.
         min_theme_runs, min_theme_sessions: Of an uncovered theme.
-        min_theme_score: Evidence in nats; on tuning data the first false themes come below it.
+        min_run_share, min_session_share: Of all production runs and sessions, of an uncovered theme.
+        min_theme_score: Evidence in nats; on tuning data one theme in twelve above it is false.
         min_config_runs: Production runs of a weak config, and of each config that it is compared with.
         weak_rate: A weak config's favourite rate lies below it.
     """
@@ -45,7 +46,9 @@ class DetectionLimits:
     min_production_runs: int = 400
     min_theme_runs: int = 25
     min_theme_sessions: int = 6
-    min_theme_score: float = 3.5
+    min_run_share: float = 0.01
+    min_session_share: float = 0.025
+    min_theme_score: float = 3.0
     min_config_runs: int = 30
     weak_rate: float = 0.05
 
@@ -112,11 +115,15 @@ def _uncovered(
 ) -> list[Finding]:
     themes = find_themes(facts, prompt_vectors)
     coverages = measure(themes, configs, config_vectors)
+    least_runs = max(limits.min_theme_runs, limits.min_run_share * len(facts))
+    least_sessions = max(
+        limits.min_theme_sessions, limits.min_session_share * len({fact.session for fact in facts})
+    )
     candidates = [
         (theme, coverage)
         for theme, coverage in zip(themes, coverages, strict=True)
-        if coverage.runs >= limits.min_theme_runs
-        and coverage.sessions >= limits.min_theme_sessions
+        if coverage.runs >= least_runs
+        and coverage.sessions >= least_sessions
         and theme.keywords
         and coverage.score >= limits.min_theme_score
     ]

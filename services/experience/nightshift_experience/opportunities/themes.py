@@ -20,11 +20,11 @@ from .facts import RunFact
 from .motifs import average_linkage, find_motifs
 from .words import spellings
 
-# Share of common sittings from which two groups of motifs are one theme. At half of it different themes begin
+# Share of common sittings from which two groups of motifs are one theme. At a third of it different themes begin
 # to merge on tuning data, at twice of it one theme falls apart.
-_BOND = 0.04
-# What one person who happened to combine two subjects may add to a bond.
-_CHANCE = 0.5
+_BOND = 0.06
+# What one person who happened to combine subjects may add to a bond.
+_CHANCE = 0.25
 # Centred cosine of two motifs' mean vectors from which they are one theme without a common sitting; below it
 # MiniLM joins English themes wrongly as often as rightly, and says nothing in most other languages.
 _SAME_MEANING = 0.5
