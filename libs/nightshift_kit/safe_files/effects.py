@@ -8,8 +8,8 @@ The life of an intent::
 
 A crash at any moment leaves a planned intent; ``recover`` finishes it by looking at the contents alone.
 The new content is swapped in with RENAME_EXCHANGE and what comes out is compared with what was expected, so
-that a change by somebody else between looking and renaming is found as well, and put back. Where a file system
-cannot swap, that last moment is open.
+that a change by somebody else between looking and renaming is found as well, and put back. Where a file
+system cannot swap, that last moment is open.
 """
 
 from __future__ import annotations
@@ -235,13 +235,12 @@ class FileEffects:
         # First said, then looked: apply says and looks in the same order, so one of the two gives way. Should
         # the transaction fail, the promise is kept by the next start's recovery, or withdrawn again.
         self._withdrawing.add(intent_id)
-        if self._applying == intent_id:
+        try:
+            self._require_unchanged(intent)
+            self._end(connection, intent_id, "withdrawn")
+        except BaseException:
             self._withdrawing.discard(intent_id)
-            raise EffectPending(f"{intent.path}: the change is being made")
-        found = self._found(intent.path)
-        if (sha256_hex(found.content) if found else None) != intent.old_digest:
-            raise _drift(intent.path)
-        self._end(connection, intent_id, "withdrawn")
+            raise
 
     async def recover(self) -> list[Recovery]:
         """Finish what a crash left planned, oldest first; call it at start, before anything is planned."""
@@ -298,6 +297,13 @@ class FileEffects:
         connection.execute(_table.insert(), values)
         return intent_id
 
+    def _require_unchanged(self, intent: Intent) -> None:
+        if self._applying == intent.id:
+            raise EffectPending(f"{intent.path}: the change is being made")
+        found = self._found(intent.path)
+        if (sha256_hex(found.content) if found else None) != intent.old_digest:
+            raise _drift(intent.path)
+
     def _found(self, relative: str) -> FileState | None:
         try:
             return self._root.state(relative)
@@ -316,7 +322,7 @@ class FileEffects:
         except StorageIo as error:
             # A second fsync can succeed though the first one lost pages: there is nothing to retry.
             self._problem = str(error)
-            _log.error("file_change_failed", intent=intent.id, path=intent.path, exc_info=error)
+            _log.error("file_change_failed", intent=intent.id, path=intent.path, error=str(error))
             raise
         except DriftDetected:
             self._db.write_sync(self._end, intent.id, "drifted")

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 import structlog
 
 from nightshift_kit.errors import StorageIo
-from nightshift_kit.storage.problems import storage_error
+from nightshift_kit.storage.problems import detail, storage_error
 
 T = TypeVar("T")
 
@@ -71,7 +71,8 @@ class Readers:
             failure = storage_error(error, self._name)
             if failure is None:
                 raise
-            self._drop_connection()
+            if self._engine.dialect.name != "sqlite":
+                self._drop_connection()
             raise failure from error
 
     def _connection(self) -> sa.Connection:
@@ -95,4 +96,4 @@ class Readers:
             held.invalidate()
             held.close()
         except Exception as error:  # noqa: BLE001 - the connection is broken already
-            _log.warning("connection_close_failed", database=self._name, exc_info=error)
+            _log.warning("connection_close_failed", database=self._name, error=detail(error))

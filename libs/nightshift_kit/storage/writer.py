@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
@@ -128,7 +129,7 @@ class Writer:
             rest = []
             for call in group:
                 call.result, call.error = None, failure
-            self._drop_connection()
+            self._roll_back()
         self._deliver(group[: len(group) - len(rest)])
         return rest
 
@@ -185,12 +186,31 @@ class Writer:
         if self._problem is not None or not isinstance(failure, NightshiftError):
             return
         if failure.reason in ("STORAGE_IO", "STORAGE_CORRUPT"):
-            _log.error("storage_failed", database=self._name, reason=failure.reason, exc_info=error)
+            # Not the exception itself: a traceback may show users' data.
+            name = detail(error.orig if isinstance(error, sa.exc.DBAPIError) else error)
             # PostgreSQL recovers its own files; we only lost the line to it and may connect again.
             if self._sqlite:
-                original = error.orig if isinstance(error, sa.exc.DBAPIError) else error
                 # A second fsync can succeed though the first one lost pages: there is nothing to retry.
-                self._problem = f"{failure.reason} ({detail(original)})"
+                self._problem = f"{failure.reason} ({name})"
+            _warn("storage_failed", database=self._name, reason=failure.reason, error=name)
+
+    def _roll_back(self) -> None:
+        """After a failure: end the transaction, keep the connection if it is good for more.
+
+        On SQLite the last connection's end would throw away the log's index; on a full disk a new one cannot
+        be made, and after a failed fsync its making would show what nobody was promised.
+        """
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            connection.rollback()
+        except Exception as error:  # noqa: BLE001 - what failed is already told to those who wait
+            _warn("rollback_failed", database=self._name, error=detail(error))
+            self._drop_connection()
+            return
+        if connection.invalidated or not self._sqlite:
+            self._drop_connection()
 
     def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
@@ -200,7 +220,7 @@ class Writer:
             connection.invalidate()
             connection.close()
         except Exception as error:  # noqa: BLE001 - the connection is broken already
-            _log.warning("connection_close_failed", database=self._name, exc_info=error)
+            _warn("connection_close_failed", database=self._name, error=detail(error))
 
     def _deliver(self, group: Sequence[_Call]) -> None:
         by_loop: dict[asyncio.AbstractEventLoop, list[_Call]] = {}
@@ -214,7 +234,13 @@ class Writer:
                 loop.call_soon_threadsafe(_resolve, calls)
             except RuntimeError:
                 # The loop ended before its answer came; the transaction stands.
-                _log.warning("answer_without_listener", database=self._name, calls=len(calls))
+                _warn("answer_without_listener", database=self._name, calls=len(calls))
+
+
+def _warn(event: str, **fields: object) -> None:
+    # The disk that failed may be the log's as well; those who wait for an answer must get it all the same.
+    with contextlib.suppress(Exception):
+        _log.error(event, **fields)
 
 
 def _resolve(calls: Sequence[_Call]) -> None:
