@@ -2,8 +2,8 @@
 
     python benchmarks/bench_opportunities.py [--runs 5000] [--tuning 1-5] [--unseen 21-26] [--embeddings]
 
-Constants were chosen on seeds 1 to 12; seeds 21 to 26 were not looked at. "renamed": the same with every theme
-phrase respelt and every theme and config renamed. --embeddings adds themes made by k-means over MiniLM
+Constants were chosen on seeds 1 to 12; seeds 21 to 26 were not looked at. "renamed": the same with every
+theme phrase respelt and every theme and config renamed. --embeddings adds themes made by k-means over MiniLM
 vectors, which takes about a minute a seed.
 """
 
