@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 
 from nightshift_kit.canonical import sha256_hex
-from nightshift_kit.errors import NightshiftError, NotRegularFile
+from nightshift_kit.errors import NightshiftError, NotRegularFile, PathEscape
 from nightshift_kit.safe_files import Root
 
 from .errors import ConfigUnknown, PlatformMissing
@@ -26,7 +26,8 @@ from .validation.identity import fold
 from .validation.validator import Surroundings
 from .wording import Json
 
-_DEPTH = 12
+# No path of the kit's is deeper than 512 folders; the loader's glob goes all the way down.
+_DEPTH = 512
 _MAX_NESTING = 64
 # Larger ones are no configs; the answer of one RPC must hold at least one.
 _MAX_FILE_BYTES = 1024 * 1024
@@ -200,7 +201,7 @@ def _walk(files: Root, folder: str, depth: int) -> Iterator[ConfigFile]:
         elif depth < _DEPTH:
             try:
                 yield from _walk(files, path, depth + 1)
-            except (NightshiftError, OSError):
+            except (NotRegularFile, PathEscape, FileNotFoundError):
                 # Not a folder, or one that leads elsewhere: the loader's business, not a config.
                 continue
 
