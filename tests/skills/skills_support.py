@@ -45,14 +45,18 @@ FAST: dict[str, Any] = {
 def free_port_base() -> int:
     """A base whose ports for skills are free now."""
     for base in range(20_000 + (id(object()) // 16) % 20_000, 60_000, 61):
-        try:
-            for offset in (3, 13, 23):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", base + offset))
-        except OSError:
-            continue
-        return base
+        if all(_free(base + offset) for offset in (3, 13, 23)):
+            return base
     raise RuntimeError("no free ports")
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def toml(settings: dict[str, Any]) -> str:
@@ -109,8 +113,11 @@ class Plane:
         self._channels.clear()
         if self._task is not None:
             self._stopped.set()
-            await self._task
-            self._task = None
+            task, self._task = self._task, None
+            await task
+            # The metrics server ends by itself within half a second.
+            while not _free(self.plane_settings.metrics_port("skills")):
+                await asyncio.sleep(0.05)
 
     def channel(self, identity: str = "admin", *, control: bool = False) -> grpc.aio.Channel:
         key = (identity, control)

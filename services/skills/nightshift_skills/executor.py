@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -41,8 +42,18 @@ _log = structlog.get_logger("nightshift.skills.executor")
 _JOB_POLL_S = 1.0
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
+_FIRST_REST_S = 1.0
+_LONGEST_REST_S = 30.0
 # A call loop of an AUTO plan that does not come to an end in so many rounds makes no progress.
 _MOST_ROUNDS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """How long a run that could not go on is left alone."""
+
+    span_s: float
+    until_s: float
 
 
 class _Over(Exception):  # noqa: N818 - no error: most runs end well
@@ -86,6 +97,7 @@ class Executor:
         self._call_retry_s = call_retry_s
         self._on_idle = on_idle
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._rests: dict[str, _Rest] = {}
 
     def start(self, run: Run, *, fresh: bool = False) -> None:
         """Lets a run go to work; returns at once.
@@ -118,6 +130,11 @@ class Executor:
         """Whether a run is at work here."""
         return run_id in self._tasks
 
+    def resting(self, run_id: str) -> bool:
+        """Whether a run that could not go on is not to be tried again yet."""
+        rest = self._rests.get(run_id)
+        return rest is not None and asyncio.get_running_loop().time() < rest.until_s
+
     async def wait(self, run_id: str, timeout_s: float) -> None:
         """Waits until a run stops working, at most so long."""
         task = self._tasks.get(run_id)
@@ -145,11 +162,11 @@ class Executor:
                     raise
                 await self._progress.stopped(run.id, live.cause)
             except _Over as over:
-                await self._settle(skill, run, over)
+                await self._settle(skill, run, live, over)
             except Upstream as error:
-                await self._settle(skill, run, self._over(run, live, error))
+                await self._settle(skill, run, live, self._over(run, live, error))
             except NightshiftError as error:
-                await self._settle(skill, run, _failed(error))
+                await self._settle(skill, run, live, _failed(error))
         except NightshiftError as error:
             # The store refuses. The run stays RUNNING there; the scheduler takes it up again once it answers.
             _log.error("run not written down", run=run.id, reason=error.reason)
@@ -167,13 +184,22 @@ class Executor:
             self._granting.forget(run)
             self._on_idle()
 
-    async def _settle(self, skill: Skill, run: Run, over: _Over) -> None:
+    async def _settle(self, skill: Skill, run: Run, live: LiveRun, over: _Over) -> None:
         if over.state in (RunState.PREEMPTED, RunState.INTERRUPTED):
+            if not live.cause:
+                # Nobody stopped it, so nothing tells when it can go on: try again at growing intervals.
+                self._rest(run.id)
             await self._progress.waiting(run.id, over.state, over.outcome, held=over.held)
             return
+        self._rests.pop(run.id, None)
         await self._progress.ended(
             run.id, over.state, over.outcome, failure=over.failure, rest_s=skill.cooldown_s
         )
+
+    def _rest(self, run_id: str) -> None:
+        known = self._rests.get(run_id)
+        span_s = min(known.span_s * 2, _LONGEST_REST_S) if known else _FIRST_REST_S
+        self._rests[run_id] = _Rest(span_s, asyncio.get_running_loop().time() + span_s)
 
     def _over(self, run: Run, live: LiveRun, error: Upstream) -> _Over:
         """What an error of another service means for a run."""
@@ -193,7 +219,7 @@ class Executor:
             return
         calls = await self._progress.calls(run.id)
         if not calls and not fresh:
-            plan = await self._planner.plan(skill, run.parameters, own_run=run.id)
+            plan = await self._planner.plan(skill, run.parameters, about=run.subject)
             if isinstance(plan, NothingToDo):
                 raise _Over(RunState.NOTHING_TO_DO, plan.reason)
             if plan.digest != run.plan.digest:
@@ -221,7 +247,7 @@ class Executor:
 
     async def _carry_out_unasked(self, skill: Skill, run: Run, live: LiveRun, fresh: bool) -> None:
         if not fresh:
-            plan = await self._planner.plan(skill, run.parameters, own_run=run.id)
+            plan = await self._planner.plan(skill, run.parameters, about=run.subject)
             if isinstance(plan, NothingToDo):
                 raise _Over(RunState.SUCCEEDED if run.done_calls else RunState.NOTHING_TO_DO, plan.reason)
             run = await self._progress.begin(run.id, plan)

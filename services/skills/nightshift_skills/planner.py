@@ -43,15 +43,15 @@ class Planner:
         self._limits = limits
 
     async def plan(
-        self, skill: Skill, parameters: Mapping[str, Any], *, own_run: str = ""
+        self, skill: Skill, parameters: Mapping[str, Any], *, about: str = ""
     ) -> Plan | NothingToDo:
         """What the skill would do now.
 
         Args:
             skill: Which.
             parameters: Of RunSkill.
-            own_run: Run for which an approved plan is made again; denials and rests that came since concern
-                new plans only.
+            about: Subject of an approved plan that is made again, "" for a new one: what became better
+                meanwhile, and rests that came since, concern new plans only.
 
         Raises:
             ParametersInvalid: they do not fit the schema.
@@ -62,7 +62,7 @@ class Planner:
         checked = check_parameters(skill, parameters)
 
         async def resting(subject: str) -> datetime | None:
-            if own_run:
+            if about:
                 return None
             rest = await self.rest(skill, subject)
             return None if rest is None else rest.until
@@ -74,6 +74,7 @@ class Planner:
             limits=self._limits,
             now=self._books.clock.now(),
             resting=resting,
+            about=about,
         )
         plan = await skill.plan(context, checked)
         if isinstance(plan, Plan):

@@ -253,6 +253,8 @@ class Scheduler:
         return room
 
     async def _start(self, run: Run) -> bool:
+        if self._executor.resting(run.id):
+            return False
         try:
             self._executor.start(run)
         except NightshiftError as error:

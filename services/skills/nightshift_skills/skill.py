@@ -34,7 +34,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class PlanContext:
-    """What `plan` may use: reads, the time, the limits, and which subjects rest."""
+    """What `plan` may use: reads, the time, the limits, which subjects rest.
+
+    `about` is the subject of an approved plan that is made again; "" for a new plan, which may choose.
+    """
 
     experience: ExperiencePort
     lab: LabPort
@@ -42,6 +45,7 @@ class PlanContext:
     limits: Limits
     now: datetime
     resting: Callable[[str], Awaitable[datetime | None]]
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True)

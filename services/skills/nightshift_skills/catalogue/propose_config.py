@@ -34,7 +34,7 @@ async def plan(context: PlanContext, parameters: ProposeParameters) -> Plan | No
             reason=f"{state.production_run_count} production runs are too few; "
             f"{limits.min_production_runs} are needed."
         )
-    opportunity = await _choose(context, parameters.opportunity)
+    opportunity = await _choose(context, parameters.opportunity or context.about)
     if isinstance(opportunity, NothingToDo):
         return opportunity
     draft = await context.lab.draft_proposal(
