@@ -1,0 +1,44 @@
+"""All groups of commands, put together."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from nightshift_client.cli import approvals, audit, lab, now, plane, runs, skills, train
+from nightshift_client.cli.session import EXIT_USAGE
+
+
+def build() -> typer.Typer:
+    """The whole command."""
+    app = typer.Typer(
+        name="nightshift",
+        help="The self-improvement plane: what happened, what it would change, and your word on it.",
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    for group in (plane, runs, skills, approvals, lab, train, now, audit):
+        group.register(app)
+    return app
+
+
+def run() -> int:
+    """Runs the command line of this process; returns its exit status."""
+    # grpc would tell of every failed connection on stderr; the command says it in its own words.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        status = build()(standalone_mode=True)
+    except SystemExit as end:
+        if isinstance(end.code, int) or end.code is None:
+            return end.code or 0
+        sys.stderr.write(f"{end.code}\n")
+        return EXIT_USAGE
+    except BrokenPipeError:
+        # Whoever read us (head, less) has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return int(status or 0)

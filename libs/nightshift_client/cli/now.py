@@ -1,0 +1,99 @@
+"""What is true now: activity and probes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nightshift_client.cli.session import Session, command, named
+from nightshift_client.cli.words import ago, instant, label, seconds_of, short, span, table
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    command(app, "activity")(activity)
+    command(app, "probes")(probes)
+
+
+def activity(
+    session: Session, watch: Annotated[bool, typer.Option("--watch", help="Follow the changes.")] = False
+) -> None:
+    """Whether the machine counts as idle, and why (not)."""
+    from nightshift.monitor.v1 import monitor_service_pb2 as messages
+
+    if not watch:
+        answer = session.call("monitor", "GetIdleness", messages.GetIdlenessRequest())
+        if session.json:
+            session.print_json(answer)
+        else:
+            _show(session, answer)
+        return
+    for message in session.stream("monitor", "WatchStatus", messages.WatchStatusRequest()):
+        if session.json:
+            session.print_json(message, compact=True)
+        elif not message.keep_alive:
+            _show(session, message.status.idleness)
+
+
+def probes(
+    session: Session,
+    probe: Annotated[str, typer.Argument(help="Only this one.")] = "",
+    run: Annotated[bool, typer.Option("--run", help="Look now.")] = False,
+    history: Annotated[int, typer.Option("--history", min=0, help="Show the last answers, too.")] = 0,
+) -> None:
+    """What is looked at, and what was seen."""
+    from nightshift.monitor.v1 import monitor_service_pb2 as messages
+    from nightshift.monitor.v1 import resources_pb2
+
+    name = named("probes", probe) if probe else ""
+    if name and run:
+        answer = session.call("monitor", "RunProbe", messages.RunProbeRequest(name=name), timeout_s=65)
+        results = [answer]
+    elif name and history:
+        answer = session.call(
+            "monitor", "ListProbeResults", messages.ListProbeResultsRequest(parent=name, page_size=history)
+        )
+        results = list(answer.probe_results)
+    elif name:
+        answer = session.call("monitor", "GetProbe", messages.GetProbeRequest(name=name))
+        results = [answer.latest]
+    else:
+        answer = session.call("monitor", "ListProbes", messages.ListProbesRequest(page_size=1000))
+        results = []
+    if session.json:
+        session.print_json(answer)
+        return
+
+    def state(result: resources_pb2.ProbeResult) -> str:
+        return label(resources_pb2.ProbeState.Name(result.state), "PROBE_STATE_")
+
+    if name:
+        rows = [
+            (instant(result.probe_time), state(result), span(seconds_of(result.latency)), result.detail)
+            for result in results
+        ]
+        session.show(table("when", "state", ("took", "right"), "seen", rows=rows))
+        return
+    listed = [
+        (
+            short(each.name) + (" *" if each.platform else ""),
+            state(each.latest),
+            ago(each.latest.probe_time),
+            each.latest.detail,
+        )
+        for each in answer.probes
+    ]
+    session.show(table("probe", "state", "looked", "seen", rows=listed))
+    if any(each.platform for each in answer.probes):
+        session.say("* the platform counts as gone when this one is down")
+
+
+def _show(session: Session, idleness: object) -> None:
+    from nightshift.monitor.v1 import resources_pb2
+
+    assert isinstance(idleness, resources_pb2.Idleness)
+    session.say(f"{'idle' if idleness.idle else 'not idle'}, since {ago(idleness.since_time)}")
+    session.say(f"  last activity {ago(idleness.last_activity_time)}")
+    for reason in idleness.reasons:
+        session.say(f"  {'+' if reason.allows_idle else '-'} {reason.code:<17} {reason.message}")

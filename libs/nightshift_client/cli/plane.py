@@ -1,0 +1,269 @@
+"""The plane itself: up, down, status, credentials."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nightshift_client.cli.session import (
+    EXIT_FAILED,
+    EXIT_REFUSED,
+    EXIT_UNREACHABLE,
+    EXIT_USAGE,
+    CommandFailed,
+    Session,
+    command,
+)
+from nightshift_client.cli.words import ago, label, one_line, table
+
+SERVICES = ("monitor", "experience", "skills", "lab", "trainer")
+HEALTH_TIMEOUT_S = 2.0
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    command(app, "up")(up)
+    command(app, "down")(down)
+    command(app, "status")(status)
+    group = typer.Typer(help="Certificates of platforms and persons.", no_args_is_help=True)
+    command(group, "create")(create_credential)
+    app.add_typer(group, name="credentials")
+
+
+def up(
+    session: Session,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when the plane is healthy.")] = False,
+    port_base: Annotated[
+        int | None, typer.Option("--port-base", help="Ports are counted from here; 0 takes a free block.")
+    ] = None,
+    insecure_loopback: Annotated[
+        bool,
+        typer.Option("--insecure-loopback", help="Also listen without TLS, for viewers on this machine."),
+    ] = False,
+) -> None:
+    """Start the plane; Ctrl-C stops it."""
+    _need_kit("start the plane")
+    if session.json and not detach:
+        raise CommandFailed(EXIT_USAGE, "--json prints one answer", advice="Add --detach.")
+    # The one place where the command reaches for the kit: whoever only calls a plane does not have it.
+    from nightshift_kit.processes.__main__ import main
+
+    os.environ["NIGHTSHIFT_HOME"] = str(session.home.path)
+    arguments = ["--detach"] if detach else []
+    arguments += ["--port-base", str(port_base)] if port_base is not None else []
+    arguments += ["--insecure-loopback"] if insecure_loopback else []
+    if not session.json:
+        raise typer.Exit(main(arguments))
+    with contextlib.redirect_stdout(sys.stderr):
+        code = main(arguments)
+    if code == 0:
+        session.print_json(_endpoints(session))
+    raise typer.Exit(code)
+
+
+def down(session: Session) -> None:
+    """Stop a plane that runs in the background."""
+    pid_file = session.home.path / "plane.pid"
+    try:
+        pid = int(pid_file.read_text())
+        running = b"nightshift" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        running, pid = False, 0
+    if not running:
+        # The number may belong to somebody else by now.
+        raise CommandFailed(EXIT_UNREACHABLE, f"no plane runs in {session.home.path}", reason="PLANE_DOWN")
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except PermissionError as error:
+        raise CommandFailed(EXIT_REFUSED, f"process {pid} belongs to another user") from error
+    deadline = time.monotonic() + (session.timeout_s or 30.0)
+    while _alive(pid):
+        if time.monotonic() > deadline:
+            raise CommandFailed(
+                EXIT_FAILED, f"the plane (process {pid}) does not end; see {session.home.path}/logs"
+            )
+        time.sleep(0.05)
+    if session.json:
+        session.print_json({"stopped_pid": pid})
+    else:
+        session.say("The plane is down.")
+
+
+def status(session: Session) -> None:
+    """Everything at one glance."""
+    seen = _look(session)
+    if session.json:
+        from nightshift_client.cli.session import as_dict
+
+        session.print_json(
+            {
+                key: [as_dict(entry) for entry in value]
+                if isinstance(value, list)
+                else as_dict(value)
+                if hasattr(value, "DESCRIPTOR")
+                else value
+                for key, value in seen.items()
+            }
+        )
+    else:
+        _show_status(session, seen)
+    if any(entry["health"] != "SERVING" for entry in seen["services"].values()):
+        raise typer.Exit(EXIT_UNREACHABLE)
+
+
+def create_credential(
+    session: Session,
+    kind: Annotated[str, typer.Argument(help="platform or person")],
+    name: Annotated[str, typer.Argument(help="Its name; a person's user id finds it by itself.")],
+    role: Annotated[str, typer.Option("--role", help="Of a person: viewer, approver or admin.")] = "viewer",
+) -> None:
+    """Make a certificate for a platform or a person, on the plane's own machine."""
+    _need_kit("make credentials")
+    from nightshift_kit.rpc.identity import SpiffeInvalid
+    from nightshift_kit.rpc.tls import HomeUnsafe, create_credential
+    from nightshift_kit.settings import PlaneSettings
+
+    try:
+        certificate = create_credential(PlaneSettings(home=session.home.path), kind, name, role)
+    except (SpiffeInvalid, ValueError) as error:
+        raise CommandFailed(EXIT_USAGE, str(error)) from error
+    except (HomeUnsafe, OSError) as error:
+        raise CommandFailed(EXIT_REFUSED, str(error)) from error
+    key = certificate.with_suffix(".key")
+    if session.json:
+        session.print_json(
+            {"certificate": str(certificate), "key": str(key), "ca": str(session.home.ca_file)}
+        )
+    else:
+        for title, path in (("certificate", certificate), ("key", key), ("authority", session.home.ca_file)):
+            session.say(f"{title:<12}{path}")
+
+
+def _need_kit(what: str) -> None:
+    if importlib.util.find_spec("nightshift_kit") is None or importlib.util.find_spec("structlog") is None:
+        raise CommandFailed(
+            EXIT_USAGE,
+            f"the services are not installed here, so this machine cannot {what}",
+            reason="KIT_MISSING",
+            advice="Install them with: pip install 'nightshift-plane[all]'",
+        )
+
+
+def _endpoints(session: Session) -> dict[str, Any]:
+    import json
+
+    document: dict[str, Any] = json.loads(session.home.endpoints_file.read_bytes())
+    return document
+
+
+def _look(session: Session) -> dict[str, Any]:
+    """What each service says of itself; those that do not answer are left out."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from nightshift.monitor.v1 import monitor_service_pb2 as monitor
+    from nightshift.skills.v1 import resources_pb2 as skills_types
+    from nightshift.skills.v1 import skills_service_pb2 as skills
+    from nightshift.trainer.v1 import trainer_service_pb2 as trainer
+
+    endpoints = session.endpoints
+    names = [name for name in SERVICES if name in endpoints.services]
+    names += sorted(set(endpoints.services) - set(names))
+    pending = skills_types.APPROVAL_STATE_PENDING
+    asked: dict[str, tuple[str, str, Any]] = {
+        "monitor": ("monitor", "GetStatus", monitor.GetStatusRequest()),
+        "lock": ("skills", "GetLock", skills.GetLockRequest()),
+        "schedule": ("skills", "GetSchedule", skills.GetScheduleRequest()),
+        "approvals": ("skills", "ListApprovals", skills.ListApprovalsRequest(state=pending)),
+        "training_jobs": ("trainer", "ListTrainingJobs", trainer.ListTrainingJobsRequest(page_size=1)),
+    }
+    with ThreadPoolExecutor(len(names) + len(asked)) as threads:
+        health = {name: threads.submit(_health, session, name) for name in names}
+        seen: dict[str, Any] = {
+            "home": str(session.home.path),
+            "services": {
+                name: {
+                    "address": endpoints.services[name].address,
+                    "pid": endpoints.services[name].pid,
+                    "health": future.result(),
+                }
+                for name, future in health.items()
+            },
+        }
+        up_now = {name for name, entry in seen["services"].items() if entry["health"] == "SERVING"}
+        answers = {
+            key: threads.submit(session.call, service, method, request, timeout_s=5)
+            for key, (service, method, request) in asked.items()
+            if service in up_now
+        }
+        for key, answer in answers.items():
+            try:
+                message = answer.result()
+            except CommandFailed as error:
+                seen.setdefault("problems", []).append(f"{key}: {error.message}")
+                continue
+            lists = {"approvals": "approvals", "training_jobs": "training_jobs"}
+            seen[key] = list(getattr(message, lists[key])) if key in lists else message
+    if "problems" in seen:
+        seen["problems"] = "; ".join(seen["problems"])
+    return seen
+
+
+def _health(session: Session, service: str) -> str:
+    """SERVING, NOT_SERVING or UNREACHABLE."""
+    import grpc
+
+    # grpc.health.v1, by hand: its answer is one enum, and the package is not among what a client needs.
+    check: Any = session.channel(service).unary_unary("/grpc.health.v1.Health/Check")
+    try:
+        answer: bytes = check(b"", timeout=min(session.timeout_s or HEALTH_TIMEOUT_S, HEALTH_TIMEOUT_S))
+    except grpc.RpcError:
+        return "UNREACHABLE"
+    return "SERVING" if answer[:2] == b"\x08\x01" else "NOT_SERVING"
+
+
+def _show_status(session: Session, seen: dict[str, Any]) -> None:
+    rows = [(name, entry["health"].lower(), entry["address"]) for name, entry in seen["services"].items()]
+    session.show(table("service", "health", ("address", "fixed"), rows=rows))
+    if (monitor := seen.get("monitor")) is not None:
+        idleness = monitor.idleness
+        session.say(f"\n{'idle' if idleness.idle else 'not idle'}, since {ago(idleness.since_time)}")
+        for reason in idleness.reasons:
+            if reason.allows_idle == idleness.idle:
+                session.say(f"  {reason.message}")
+        session.say(
+            f"gpu: {', '.join(gpu.display_name for gpu in monitor.gpus) or monitor.gpu_detail or 'none'}"
+        )
+    if (lock := seen.get("lock")) is not None:
+        session.say(f"lock: on, by {lock.actor}: {lock.comment}" if lock.engaged else "lock: off")
+    if (schedule := seen.get("schedule")) is not None:
+        session.say(f"fence: {schedule.fence}")
+        due = [entry.skill.rpartition("/")[2] for entry in schedule.entries if entry.due]
+        session.say(f"next: {', '.join(due) or 'nothing is due'}{'' if schedule.open else ' (closed)'}")
+    if "approvals" in seen:
+        waiting = seen["approvals"]
+        session.say(f"approvals: {len(waiting)} pending")
+        for approval in waiting[:5]:
+            session.say(f"  {approval.name}  {one_line(approval.plan.summary, 60)}")
+    for job in seen.get("training_jobs", []):
+        from nightshift.trainer.v1 import resources_pb2 as trainer_types
+
+        state = label(trainer_types.TrainingJobState.Name(job.state), "TRAINING_JOB_STATE_")
+        session.say(f"training: {job.name} {state}, step {job.step}/{job.total_steps}")
+    if "problems" in seen:
+        session.say(f"problems: {seen['problems']}")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        # A zombie has ended; only its parent has not looked yet.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

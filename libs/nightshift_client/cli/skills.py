@@ -1,0 +1,273 @@
+"""What the plane can do: skills, plans, runs, schedule."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from nightshift_client.cli.acting import (
+    CommentOption,
+    DryRunOption,
+    NoWaitOption,
+    ProposeOption,
+    YesOption,
+    act,
+    show_plan,
+    state_of,
+)
+from nightshift_client.cli.session import EXIT_USAGE, CommandFailed, Session, command, named
+from nightshift_client.cli.words import ago, instant, label, one_line, seconds_of, short, span, table
+
+SkillArgument = Annotated[str, typer.Argument(help="Skill (nightshift skills list).")]
+RunArgument = Annotated[str, typer.Argument(help="Skill run.")]
+ParameterOption = Annotated[
+    list[str] | None, typer.Option("--parameter", "-p", help="KEY=VALUE; the value as JSON or as plain text.")
+]
+LimitOption = Annotated[int, typer.Option("--limit", min=1, help="At most this many.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    group = typer.Typer(help="What the plane can do, and does.", no_args_is_help=True)
+    command(group, "list")(list_skills)
+    command(group, "show")(show_skill)
+    command(group, "plan")(plan_skill)
+    command(group, "run")(run_skill)
+    command(group, "runs")(list_skill_runs)
+    command(group, "show-run")(show_skill_run)
+    command(group, "cancel")(cancel_skill_run)
+    command(group, "watch")(watch_skill_runs)
+    command(group, "schedule")(schedule)
+    app.add_typer(group, name="skills")
+    preemptions = typer.Typer(help="How fast the plane made room for users.", no_args_is_help=True)
+    command(preemptions, "list")(list_preemptions)
+    app.add_typer(preemptions, name="preemptions")
+
+
+def list_skills(session: Session) -> None:
+    """All skills with their tiers."""
+    from nightshift.skills.v1 import skills_service_pb2 as messages
+    from nightshift.type.v1 import policy_pb2
+
+    answer = session.call("skills", "ListSkills", messages.ListSkillsRequest(page_size=1000))
+    if session.json:
+        session.print_json(answer)
+        return
+    rows = [
+        (
+            short(skill.name),
+            label(policy_pb2.Tier.Name(skill.tier), "TIER_"),
+            ", ".join(skill.triggers),
+            skill.description,
+        )
+        for skill in answer.skills
+    ]
+    session.show(table("skill", "tier", "when", "what", rows=rows))
+
+
+def show_skill(session: Session, skill: SkillArgument) -> None:
+    """One skill: tier, methods, parameters."""
+    from nightshift.skills.v1 import skills_service_pb2 as messages
+    from nightshift.type.v1 import policy_pb2
+
+    answer = session.call("skills", "GetSkill", messages.GetSkillRequest(name=named("skills", skill)))
+    if session.json:
+        session.print_json(answer)
+        return
+    session.say(
+        f"{short(answer.name)} ({label(policy_pb2.Tier.Name(answer.tier), 'TIER_')}): {answer.description}"
+    )
+    session.say(
+        f"  when       {', '.join(answer.triggers)}; rests {span(seconds_of(answer.cooldown))} on one subject"
+    )
+    for method in answer.methods:
+        session.say(f"  calls      {method}")
+    for line in _parameters(answer.parameters_schema):
+        session.say(f"  parameter  {line}")
+    session.say(f"  digest     {answer.digest}")
+
+
+def plan_skill(session: Session, skill: SkillArgument, parameter: ParameterOption = None) -> None:
+    """What would it do now? Changes nothing, asks nobody."""
+    act(session, short(skill), parsed(parameter), dry_run=True)
+
+
+def run_skill(
+    session: Session,
+    skill: SkillArgument,
+    parameter: ParameterOption = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    propose: ProposeOption = False,
+    comment: CommentOption = "",
+    no_wait: NoWaitOption = False,
+) -> None:
+    """Plan a skill, look at the plan, confirm, run."""
+    act(
+        session,
+        short(skill),
+        parsed(parameter),
+        yes=yes,
+        dry_run=dry_run,
+        propose=propose,
+        comment=comment,
+        no_wait=no_wait,
+    )
+
+
+def list_skill_runs(
+    session: Session,
+    skill: Annotated[str, typer.Option("--skill", help="Only this skill.")] = "",
+    limit: LimitOption = 20,
+    page_token: Annotated[str, typer.Option("--page-token", help="Go on after an earlier answer.")] = "",
+) -> None:
+    """Runs of skills, newest first."""
+    from nightshift.skills.v1 import skills_service_pb2 as messages
+
+    request = messages.ListSkillRunsRequest(
+        page_size=limit, page_token=page_token, skill=named("skills", skill) if skill else ""
+    )
+    answer = session.call("skills", "ListSkillRuns", request)
+    if session.json:
+        session.print_json(answer)
+        return
+    rows = [
+        (
+            instant(run.create_time),
+            short(run.name),
+            short(run.skill),
+            label(state_of(run), ""),
+            one_line(run.failure.message or run.outcome or run.plan.summary, 80),
+        )
+        for run in answer.skill_runs
+    ]
+    session.show(table("created", "run", "skill", "state", "what", rows=rows))
+
+
+def show_skill_run(session: Session, run: RunArgument) -> None:
+    """One run with its plan, state and outcome."""
+    from nightshift.skills.v1 import skills_service_pb2 as messages
+
+    answer = session.call("skills", "GetSkillRun", messages.GetSkillRunRequest(name=named("skillRuns", run)))
+    if session.json:
+        session.print_json(answer)
+        return
+    session.say(f"{answer.name} ({short(answer.skill)}) is {label(state_of(answer), '')}")
+    session.say(f"  by         {answer.initiator}")
+    session.say(f"  began      {instant(answer.start_time) or '-'}, ended {instant(answer.end_time) or '-'}")
+    if answer.approval:
+        session.say(f"  approval   {answer.approval}")
+    if answer.preemption_count:
+        session.say(f"  stopped    {answer.preemption_count} times for users")
+    if answer.outcome:
+        session.say(f"  outcome    {answer.outcome}")
+    if answer.failure.reason:
+        session.say(f"  failure    {answer.failure.reason}: {answer.failure.message}")
+    show_plan(session, answer.plan)
+
+
+def cancel_skill_run(session: Session, run: RunArgument) -> None:
+    """Stop a run for good."""
+    from nightshift.skills.v1 import skills_service_pb2 as messages
+
+    answer = session.call(
+        "skills", "CancelSkillRun", messages.CancelSkillRunRequest(name=named("skillRuns", run))
+    )
+    if session.json:
+        session.print_json(answer)
+    else:
+        session.say(f"{answer.name} is {label(state_of(answer), '')}")
+
+
+def watch_skill_runs(
+    session: Session, after_seq: Annotated[int, typer.Option("--after-seq", help="Only later changes.")] = 0
+) -> None:
+    """Follow the runs as they change; Ctrl-C ends the looking, not the runs."""
+    from nightshift.skills.v1 import skills_service_pb2 as messages
+
+    for message in session.stream(
+        "skills", "WatchSkillRuns", messages.WatchSkillRunsRequest(after_seq=after_seq)
+    ):
+        if session.json:
+            session.print_json(message, compact=True)
+        elif message.HasField("skill_run"):
+            run = message.skill_run
+            what = one_line(run.failure.message or run.outcome or run.plan.summary, 60)
+            session.say(f"{message.seq:>6}  {short(run.skill):<22} {label(state_of(run), ''):<18} {what}")
+
+
+def schedule(session: Session) -> None:
+    """For each skill whether it will run next, and why (not)."""
+    from nightshift.skills.v1 import skills_service_pb2 as messages
+
+    answer = session.call("skills", "GetSchedule", messages.GetScheduleRequest())
+    if session.json:
+        session.print_json(answer)
+        return
+    session.say(f"autonomous work is {'open' if answer.open else 'closed'}, fence {answer.fence}")
+    for reason in answer.reasons:
+        session.say(f"  {reason}")
+    rows = [
+        (short(entry.skill), "due" if entry.due else "-", ago(entry.last_run_time), "; ".join(entry.reasons))
+        for entry in answer.entries
+    ]
+    session.show(table("skill", "next", "last", "why", rows=rows))
+
+
+def list_preemptions(session: Session, limit: LimitOption = 20) -> None:
+    """Pre-emptions with T1 to T4, newest first."""
+    from nightshift.skills.v1 import skills_service_pb2 as messages
+
+    answer = session.call("skills", "ListPreemptions", messages.ListPreemptionsRequest(page_size=limit))
+    if session.json:
+        session.print_json(answer)
+        return
+
+    def took(event: Any, field: str) -> str:
+        return f"{seconds_of(getattr(event, field)) * 1000:.1f}" if event.HasField(field) else "-"
+
+    rows = [
+        (
+            instant(event.start_time),
+            str(event.fence),
+            *(took(event, point) for point in ("t1", "t2", "t3", "t4")),
+            str(len(event.skill_runs)),
+            str(event.killed_count),
+            "yes" if event.confirmed else "no",
+        )
+        for event in answer.preemptions
+    ]
+    right = [(title, "right") for title in ("fence", "T1 ms", "T2 ms", "T3 ms", "T4 ms", "runs", "killed")]
+    session.show(table("when", *right, "confirmed", rows=rows))
+
+
+def parsed(parameters: list[str] | None) -> dict[str, Any]:
+    """KEY=VALUE pairs; a value that is JSON is that, any other is text.
+
+    Raises:
+        CommandFailed: for a pair without ``=``.
+    """
+    values: dict[str, Any] = {}
+    for pair in parameters or []:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise CommandFailed(EXIT_USAGE, f"{pair!r} is not KEY=VALUE")
+        try:
+            values[key] = json.loads(text)
+        except (ValueError, RecursionError):
+            values[key] = text
+    return values
+
+
+def _parameters(schema: str) -> list[str]:
+    try:
+        document = json.loads(schema or "{}")
+        required = set(document.get("required", []))
+        return [
+            f"{key}{' (required)' if key in required else ''}: {value.get('type', 'any')}"
+            for key, value in document.get("properties", {}).items()
+        ]
+    except (ValueError, AttributeError, TypeError):
+        return [schema]
