@@ -1,7 +1,7 @@
 """What can go wrong in the trainer.
 
 NightshiftError
-├── INVALID_ARGUMENT      ChatRowInvalid
+├── INVALID_ARGUMENT      ChatRowInvalid, NonFinite
 ├── NOT_FOUND             BaseModelUnknown, DatasetUnknown, TrainingJobUnknown, AdapterUnknown
 ├── ALREADY_EXISTS        AdapterExists
 ├── PERMISSION_DENIED     UnsafeFormat
@@ -25,6 +25,13 @@ class ChatRowInvalid(NightshiftError):
 
     code = Code.INVALID_ARGUMENT
     reason = "CHAT_ROW_INVALID"
+
+
+class NonFinite(NightshiftError):
+    """A number is NaN or infinite."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "NON_FINITE"
 
 
 class BaseModelUnknown(NightshiftError):

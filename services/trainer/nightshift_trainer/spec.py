@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nightshift_kit.errors import FieldInvalid, FieldViolation
+from nightshift_trainer.errors import NonFinite
 
 _ADAPTER_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -122,7 +123,7 @@ def fill(given: Mapping[str, Any]) -> Spec:
     `given` holds the values that were set; zero or empty ones count as not set, save for `lora_dropout` and
     `seed`, where None does.
 
-    Raises FieldInvalid with every violation.
+    Raises NonFinite, FieldInvalid with every violation.
     """
     preset = str(given.get("preset") or "workshop")
     if preset not in PRESETS:
@@ -138,6 +139,14 @@ def fill(given: Mapping[str, Any]) -> Spec:
             continue
         values[key] = value
     values["preset"] = preset
+    unbounded = [
+        name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)
+    ]
+    if unbounded:
+        raise NonFinite(
+            f"{', '.join(unbounded)} must be finite.",
+            violations=[FieldViolation(f"spec.{name}", "must be finite") for name in unbounded],
+        )
     violations = list(_violations(values))
     if violations:
         described = "; ".join(f"{violation.field} {violation.description}" for violation in violations)
@@ -157,7 +166,7 @@ def _violations(values: Mapping[str, Any]) -> list[FieldViolation]:
         elif "\0" in values[field] or len(values[field]) > 4096:
             refuse(field, "must be a path of at most 4096 characters without NUL")
     for field, (lowest, highest) in _BOUNDS.items():
-        if not lowest <= values[field] <= highest:  # NaN fails this as well
+        if not lowest <= values[field] <= highest:
             refuse(field, f"must be {lowest:g} to {highest:g}")
     if not 0 <= values["lora_dropout"] < 1:
         refuse("lora_dropout", "must be at least 0 and below 1")
