@@ -78,6 +78,8 @@ class Plane:
     around: Surroundings
     port_base: int
     settings: dict[str, Any]
+    # Real services that take a stand-in's place: name → main and control port.
+    instead: dict[str, tuple[int, int]] = field(default_factory=dict)
     _task: asyncio.Task[None] | None = None
     _stopped: asyncio.Event = field(default_factory=asyncio.Event)
     _channels: dict[tuple[str, bool], grpc.aio.Channel] = field(default_factory=dict)
@@ -87,11 +89,11 @@ class Plane:
         return PlaneSettings(home=self.home, port_base=self.port_base)
 
     def write_settings(self) -> None:
-        told = {
-            **self.settings,
-            "addresses": self.around.addresses,
-            "control_addresses": self.around.control_addresses,
-        }
+        addresses, control_addresses = self.around.addresses, self.around.control_addresses
+        for name, (port, control_port) in self.instead.items():
+            addresses[name] = f"127.0.0.1:{port}"
+            control_addresses[name] = f"127.0.0.1:{control_port}"
+        told = {**self.settings, "addresses": addresses, "control_addresses": control_addresses}
         (self.home / "settings.toml").write_text(toml(told))
 
     async def start(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from nightshift_kit.settings import ServiceSettings
 
@@ -57,3 +57,15 @@ class SkillsSettings(ServiceSettings):
     checkpoint_interval_s: float = Field(default=10.0, ge=0)
     addresses: dict[str, str] = Field(default_factory=dict)
     control_addresses: dict[str, str] = Field(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The kit has merged file and environment; a variable like PROJECT belongs to other programs."""
+        return (init_settings,)

@@ -70,8 +70,8 @@ class Failure:
 class Run:
     """One execution of a plan.
 
-    `job` is the training job that the run follows ("" for none). `held` runs were paused by a person and
-    do not go on by themselves. An INTERRUPTED run with an end_time has ended (AUTO: planned anew); one without
+    `job` is the training job that the run follows ("" for none). `held` runs were paused by a person and do
+    not go on by themselves. An INTERRUPTED run with an end_time has ended (AUTO: planned anew); one without
     goes on under its approval.
     """
 

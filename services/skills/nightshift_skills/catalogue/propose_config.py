@@ -59,7 +59,7 @@ async def plan(context: PlanContext, parameters: ProposeParameters) -> Plan | No
     return Plan(
         skill="skills/propose_config",
         subject=opportunity.name,
-        summary=f"Store config {draft.config_id} for the theme “{opportunity.label}” as a proposal in the lab.",
+        summary=f"Store config {draft.config_id} for “{opportunity.label}” as a proposal in the lab.",
         calls=(PlannedCall.of(METHOD, request),),
         base_versions=versions({opportunity.name: _theme_digest(opportunity), **templates}),
         diff=draft.diff,
