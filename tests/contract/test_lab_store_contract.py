@@ -17,7 +17,7 @@ from nightshift_kit.grants import Effect
 from nightshift_kit.ids import new_id
 from nightshift_kit.storage import Database, schema_differences
 from nightshift_lab.content import file_bytes
-from nightshift_lab.errors import AlreadyRolledBack, ProposalOpen, ProposalUnknown, PromotionUnknown
+from nightshift_lab.errors import AlreadyRolledBack, PromotionUnknown, ProposalOpen, ProposalUnknown
 from nightshift_lab.records import (
     TRANSITIONS,
     Kind,
@@ -49,23 +49,50 @@ def db(database_url: str) -> Iterator[Database]:
 
 
 def proposal(config_id: str = "abc", **changes: Any) -> Proposal:
-    content: dict[str, Any] = {"name": {"en": "Ä “x”", "de": "\U0001f319"}, "n": 1, "f": 0.7, "none": None, "l": []}
+    content: dict[str, Any] = {
+        "name": {"en": "Ä “x”", "de": "\U0001f319"},
+        "n": 1,
+        "f": 0.7,
+        "none": None,
+        "l": [],
+    }
     data = file_bytes(content)
     made = Proposal(
-        proposal_id=new_id(), config_id=config_id, state=State.VALIDATED, content=content, file_content=data,
-        content_digest=sha256_hex(data), opportunity="projects/p/opportunities/o", templates=("a", "klischee_ü"),
-        drafted_by="composer", report=REPORT, revision=1, created_at=AT, updated_at=AT,
-    )  # fmt: skip
+        proposal_id=new_id(),
+        config_id=config_id,
+        state=State.VALIDATED,
+        content=content,
+        file_content=data,
+        content_digest=sha256_hex(data),
+        opportunity="projects/p/opportunities/o",
+        templates=("a", "klischee_ü"),
+        drafted_by="composer",
+        report=REPORT,
+        revision=1,
+        created_at=AT,
+        updated_at=AT,
+    )
     return replace(made, **changes)
 
 
 def promotion(of: Proposal, **changes: Any) -> Promotion:
     made = Promotion(
-        promotion_id=new_id(), kind=Kind.PROMOTE, proposal_id=of.proposal_id, config_id=of.config_id,
-        path=f"schemas/configs/interception/{of.config_id}.json", previous_digest="", previous_content=None,
-        digest=of.content_digest, content=of.file_content, rolls_back="", rolled_back_by="", created_at=AT,
-        actor="person/admin/1", intent_id=new_id(), jti=new_id(),
-    )  # fmt: skip
+        promotion_id=new_id(),
+        kind=Kind.PROMOTE,
+        proposal_id=of.proposal_id,
+        config_id=of.config_id,
+        path=f"schemas/configs/interception/{of.config_id}.json",
+        previous_digest="",
+        previous_content=None,
+        digest=of.content_digest,
+        content=of.file_content,
+        rolls_back="",
+        rolled_back_by="",
+        created_at=AT,
+        actor="person/admin/1",
+        intent_id=new_id(),
+        jti=new_id(),
+    )
     return replace(made, **changes)
 
 
@@ -159,18 +186,28 @@ def test_promotions(db: Database) -> None:
         db.read_sync(promotions.get, new_id())
 
     undone = promotion(
-        stored, kind=Kind.ROLLBACK, previous_digest=first.digest, previous_content=first.content,
-        digest="", content=None, rolls_back=first.promotion_id,
-    )  # fmt: skip
+        stored,
+        kind=Kind.ROLLBACK,
+        previous_digest=first.digest,
+        previous_content=first.content,
+        digest="",
+        content=None,
+        rolls_back=first.promotion_id,
+    )
     db.write_sync(promotions.insert, undone)
     db.write_sync(promotions.mark_rolled_back, first.promotion_id, undone.promotion_id)
     with pytest.raises(AlreadyRolledBack):
         db.write_sync(promotions.mark_rolled_back, first.promotion_id, new_id())
     assert db.read_sync(promotions.standing) == {}
-    assert [p.promotion_id for p in db.read_sync(promotions.page, 10)] == [undone.promotion_id, first.promotion_id]
+    assert [p.promotion_id for p in db.read_sync(promotions.page, 10)] == [
+        undone.promotion_id,
+        first.promotion_id,
+    ]
 
     def redeem(connection: sa.Connection) -> None:
-        connection.execute(kit.redeemed.insert().values(jti=undone.jti, arguments_digest="x", answer=b"y", at=AT))
+        connection.execute(
+            kit.redeemed.insert().values(jti=undone.jti, arguments_digest="x", answer=b"y", at=AT)
+        )
 
     db.write_sync(redeem)
     db.write_sync(promotions.withdraw, undone)

@@ -99,7 +99,9 @@ class Lab:
 
     async def act(self, method: str, request: Any, **claims: Any) -> Any:
         skill, tier = SKILLS[method]
-        return await self.running.act(pb_grpc.LabServiceStub, method, request, skill=skill, tier=tier, **claims)
+        return await self.running.act(
+            pb_grpc.LabServiceStub, method, request, skill=skill, tier=tier, **claims
+        )
 
     async def refused(self, method: str, request: Any, **claims: Any) -> RichError:
         call = self.act if method in SKILLS else self.read
@@ -107,7 +109,9 @@ class Lab:
             await call(method, request, **claims)
         return decode_error(caught.value)
 
-    async def draft(self, theme: str = "old lanterns", keywords: tuple[str, ...] = ("brass", "wick", "soot")) -> Any:
+    async def draft(
+        self, theme: str = "old lanterns", keywords: tuple[str, ...] = ("brass", "wick", "soot")
+    ) -> Any:
         return await self.read("DraftProposal", pb.DraftProposalRequest(theme=theme, keywords=keywords))
 
     async def propose(self, theme: str = "old lanterns", config_id: str = "") -> resources_pb2.Proposal:

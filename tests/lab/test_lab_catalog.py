@@ -1,11 +1,14 @@
 """The reader: every shape that production has, and everything that may lie between."""
 
+# ruff: noqa: RUF001 - signs that look like others are the test
+
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -49,14 +52,21 @@ def test_the_miniature_platform(root: Root) -> None:
 
 SHAPES = {
     "lyrics": {
-        "config_id": "LyricsTags", "pipeline": "lyrics", "description": "text", "chunks": ["a"], "model_preferences": {},
+        "config_id": "LyricsTags",
+        "pipeline": "lyrics",
+        "description": "text",
+        "chunks": ["a"],
+        "model_preferences": {},
     },
     "string_name": {"pipeline": "text_transformation", "name": "Bauhaus"},
     "no_context": {"pipeline": "text_transformation"},
     "string_context": {"pipeline": "text_transformation", "context": "You are …"},
     "odd_context": {"pipeline": "text_transformation", "context": ["a"]},
-    "loras": {"pipeline": "text_transformation", "meta": {"loras": [{"name": "x", "strength": 0.5}], "wikipedia": True}},
-}  # fmt: skip
+    "loras": {
+        "pipeline": "text_transformation",
+        "meta": {"loras": [{"name": "x", "strength": 0.5}], "wikipedia": True},
+    },
+}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -120,16 +130,18 @@ def test_what_is_no_file_is_listed_and_not_followed(root: Root) -> None:
     catalog = read(root)
     problems = {file.config_id: file.problem.split(":")[0] for file in catalog.interception if file.problem}
     assert problems == {
-        "link": "PATH_ESCAPE", "hard": "PATH_ESCAPE", "fifo": "NOT_REGULAR_FILE", "folder": "NOT_REGULAR_FILE",
+        "link": "PATH_ESCAPE",
+        "hard": "PATH_ESCAPE",
+        "fifo": "NOT_REGULAR_FILE",
+        "folder": "NOT_REGULAR_FILE",
         "large": "NOT_REGULAR_FILE",
-    }  # fmt: skip
+    }
     assert len(catalog.contents) == 14
 
 
 def test_a_name_that_is_not_utf8(root: Root) -> None:
-    path = os.fsencode(root.path / INTERCEPTION) + b"/caf\xe9.json"
-    with open(path, "wb") as file:
-        file.write(b"{}")
+    name = os.fsdecode(b"caf\xe9.json")
+    (root.path / INTERCEPTION / name).write_text("{}")
     names = [file.config_id for file in read(root).interception if file.problem]
     assert len(names) == 1
     assert names[0].encode()
@@ -151,9 +163,14 @@ def test_no_platform(tmp_path: Path) -> None:
 
 
 def test_bytes_of_a_config_are_the_same_each_time() -> None:
-    content = {"b": 1.0, "a": [2.0, 0.5, True, None], "name": {"de": "ü", "tr": "x", "en": "y"}, "pipeline": "p"}
+    content: dict[str, Any] = {
+        "b": 1.0,
+        "a": [2.0, 0.5, True, None],
+        "name": {"de": "ü", "tr": "x", "en": "y"},
+        "pipeline": "p",
+    }
     data = file_bytes(content)
-    assert file_bytes(json.loads(data)) == data == file_bytes(dict(reversed(content.items())))
+    assert file_bytes(json.loads(data)) == data == file_bytes(dict(reversed(list(content.items()))))
     assert data.decode() == (
         '{\n  "pipeline": "p",\n  "name": {\n    "en": "y",\n    "de": "ü",\n    "tr": "x"\n  },\n'
         '  "a": [\n    2,\n    0.5,\n    true,\n    null\n  ],\n  "b": 1\n}\n'

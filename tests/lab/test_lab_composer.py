@@ -1,4 +1,6 @@
-"""Fifty themes in English and German, a few in other scripts: each draft valid, apart from its templates and others."""
+"""Fifty themes in English and German, a few in other scripts: each draft valid and unlike the others."""
+
+# ruff: noqa: RUF001 - signs that look like others are the test
 
 from __future__ import annotations
 
@@ -145,7 +147,7 @@ def test_drafts_differ_from_each_other() -> None:
 def test_the_same_input_gives_the_same_draft() -> None:
     theme, keywords, nearest = THEMES[0]
     assert compose(theme, keywords, nearest, CATALOG.contents, CATALOG.taken) == draft(0)
-    backwards = dict(reversed(CATALOG.contents.items()))
+    backwards = dict(reversed(list(CATALOG.contents.items())))
     assert compose(theme, keywords, nearest, backwards, CATALOG.taken) == draft(0)
     assert compose(theme, keywords[::-1], nearest, CATALOG.contents, CATALOG.taken) != draft(0)
 
@@ -177,7 +179,10 @@ def test_the_templates_set_medium_parameters_and_difficulty() -> None:
 
 
 def test_templates_without_any_of_the_usual_fields_do() -> None:
-    bare: dict[str, Any] = {"a": {"pipeline": "x"}, "b": {"context": "text", "display": [], "properties": "p"}}
+    bare: dict[str, Any] = {
+        "a": {"pipeline": "x"},
+        "b": {"context": "text", "display": [], "properties": "p"},
+    }
     made = compose("footsteps", ["gravel", "tiles"], ["a", "b"], bare, {})
     assert validate(made.config_id, made.content, CATALOG.surroundings).valid
 
@@ -233,7 +238,10 @@ def test_hostile_themes_and_keywords_are_dropped(text: str) -> None:
 def test_long_and_odd_themes_are_cut_at_words() -> None:
     assert inert("word " * 40, 60, 8) == " ".join(["word"] * 8)
     assert inert("x" * 100, 60, 8) == ""
-    assert inert('„Zwei“ (sehr) *alte* Häuser — am_Rand\n\tder Stadt', 60, 8) == "Zwei sehr alte Häuser am Rand der Stadt"
+    assert (
+        inert("„Zwei“ (sehr) *alte* Häuser — am_Rand\n\tder Stadt", 60, 8)
+        == "Zwei sehr alte Häuser am Rand der Stadt"
+    )
     assert inert("rock'n'roll e-mail", 60, 8) == "rock'n'roll e-mail"
     theme = read_theme("", ["one", "One", "two", "three", "four", "five"])
     assert theme is not None
@@ -242,7 +250,13 @@ def test_long_and_odd_themes_are_cut_at_words() -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("Größe & Maß", "groesse_mass"), ("Crème brûlée", "creme_brulee"), ("두 언어", ""), ("a", "a"), ("İki köprü", "iki_koepru")],
+    [
+        ("Größe & Maß", "groesse_mass"),
+        ("Crème brûlée", "creme_brulee"),
+        ("두 언어", ""),
+        ("a", "a"),
+        ("İki köprü", "iki_koepru"),
+    ],
 )
 def test_slugs(text: str, expected: str) -> None:
     assert slug(text) == expected or (expected == "iki_koepru" and slug(text).startswith("i"))
@@ -251,14 +265,19 @@ def test_slugs(text: str, expected: str) -> None:
 def all_blocks() -> list[Both]:
     perspectives: tuple[Perspective, ...] = IMAGE + AUDIO + CODE
     blocks = [
-        block
-        for p in perspectives
-        for block in (p.name, p.category, p.description, p.who, *p.steps, *p.tags)
+        block for p in perspectives for block in (p.name, p.category, p.description, p.who, *p.steps, *p.tags)
     ]
     for pool in (
-        shared.SITUATIONS, shared.HEADINGS, shared.WEAVES, shared.WEAVES_PLAIN, shared.DETAILS, shared.KEEPS,
-        shared.RESPECT, shared.AGAINST_HABIT, *shared.ENDINGS.values(),
-    ):  # fmt: skip
+        shared.SITUATIONS,
+        shared.HEADINGS,
+        shared.WEAVES,
+        shared.WEAVES_PLAIN,
+        shared.DETAILS,
+        shared.KEEPS,
+        shared.RESPECT,
+        shared.AGAINST_HABIT,
+        *shared.ENDINGS.values(),
+    ):
         blocks += pool
     return blocks
 

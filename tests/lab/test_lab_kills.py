@@ -34,5 +34,10 @@ def test_killed_at_any_moment(platform: Path) -> None:
     assert sum(told["phases"].values()) == KILLS
     assert told["acknowledged"] >= KILLS
     # The kills are worth something only if some land inside the effect.
-    inside = {"committed, file not touched", "file half way", "file changed, not confirmed", "after the effect"}
+    inside = {
+        "committed, file not touched",
+        "file half way",
+        "file changed, not confirmed",
+        "after the effect",
+    }
     assert KILLS < 30 or inside & set(told["phases"]), told["phases"]

@@ -1,5 +1,7 @@
 """The validator's levels, each with texts that must pass and texts that must not."""
 
+# ruff: noqa: RUF001 - signs that look like others are the test
+
 from __future__ import annotations
 
 import copy
@@ -26,7 +28,8 @@ SURROUNDINGS = Surroundings(
     configs={name: content for name, content in PRODUCTION.items() if name != "zoomkette"},
     production=frozenset(PRODUCTION) - {"zoomkette"},
     taken={
-        fold(name): f"{INTERCEPTION}/{name}.json" for name in [*PRODUCTION, "img_standard", "schnellschuss", "Ärger"]
+        fold(name): f"{INTERCEPTION}/{name}.json"
+        for name in [*PRODUCTION, "img_standard", "schnellschuss", "Ärger"]
         if name != "zoomkette"
     },
     safety_words={"kids": frozenset({"placeholder-word-a"})},
@@ -87,7 +90,8 @@ def test_what_people_wrote_for_production_is_good(name: str) -> None:
 def test_a_copy_is_too_similar() -> None:
     report = validate("fresh_id", GOOD, Surroundings(configs=PRODUCTION))
     assert "TOO_SIMILAR" in report.reasons()
-    assert (report.nearest_config, report.nearest_similarity) == ("zoomkette", pytest.approx(1.0))
+    assert report.nearest_config == "zoomkette"
+    assert report.nearest_similarity == pytest.approx(1.0)
     assert nearest(GOOD, []) == ("", 0.0)
 
 
@@ -118,7 +122,11 @@ SHAPE = {
     "temperature true": (put("parameters.temperature", True), "TYPE_MISMATCH", "parameters.temperature"),
     "endless": (put("parameters.max_tokens", 1e9), "VALUE_OUT_OF_RANGE", "parameters.max_tokens"),
     "not a number": (put("parameters.top_p", float("nan")), "NON_FINITE", "parameters.top_p"),
-    "smell": (put("media_preferences.default_output", "smell"), "TYPE_MISMATCH", "media_preferences.default_output"),
+    "smell": (
+        put("media_preferences.default_output", "smell"),
+        "TYPE_MISMATCH",
+        "media_preferences.default_output",
+    ),
     "control characters": (put("description.en", "a\x00b"), "UNICODE_INVALID", "description.en"),
     "direction override": (put("description.en", "a\u202eb"), "UNICODE_INVALID", "description.en"),
     "a very long text": (put("description.en", "word " * 5000), "TEXT_TOO_LONG", "description.en"),
@@ -133,18 +141,26 @@ SHAPE = {
     "skips stage 2": (put("meta.skip_stage2", False), "META_FORBIDDEN", "meta.skip_stage2"),
     "loras": (put("meta.loras", []), "FIELD_UNKNOWN", "meta.loras"),
     "replaces the instruction": (
-        put("parameters.TASK_INSTRUCTION", "x"), "PARAMETER_FORBIDDEN", "parameters.TASK_INSTRUCTION",
+        put("parameters.TASK_INSTRUCTION", "x"),
+        "PARAMETER_FORBIDDEN",
+        "parameters.TASK_INSTRUCTION",
     ),
     "replaces the context": (put("parameters.CONTEXT", "x"), "PARAMETER_FORBIDDEN", "parameters.CONTEXT"),
     "a placeholder": (add("Use {{INPUT_TEXT}} twice."), "PLACEHOLDER_FORBIDDEN", "context.en"),
     "a fullwidth placeholder": (add("Use ｛｛X｝｝ twice."), "PLACEHOLDER_FORBIDDEN", "context.en"),
-    "a placeholder as key": (put("display", {**GOOD["display"], "{{X}}": 1}), "PLACEHOLDER_FORBIDDEN", "display.{{X}}"),
+    "a placeholder as key": (
+        put("display", {**GOOD["display"], "{{X}}": 1}),
+        "PLACEHOLDER_FORBIDDEN",
+        "display.{{X}}",
+    ),
     "a placeholder in a tag": (put("tags.en", ["{{X}}"]), "PLACEHOLDER_FORBIDDEN", "tags.en[0]"),
     "unknown output config": (
-        put("media_preferences.output_config", "img_gone"), "OUTPUT_CONFIG_UNKNOWN", "media_preferences.output_config",
+        put("media_preferences.output_config", "img_gone"),
+        "OUTPUT_CONFIG_UNKNOWN",
+        "media_preferences.output_config",
     ),
     "for adults in workshops": (put("audience.min_age", 18), "AUDIENCE_CONFLICT", "audience"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("change", "reason", "field"), SHAPE.values(), ids=SHAPE.keys())
@@ -182,7 +198,16 @@ def test_every_level_reports_at_once() -> None:
         change(content)
     report = check(content, "gegenlicht")
     errors = {finding.level for finding in report.findings if finding.severity is Severity.ERROR}
-    assert errors == {"schema", "required", "allow_list", "collision", "safety", "quality", "style", "language"}
+    assert errors == {
+        "schema",
+        "required",
+        "allow_list",
+        "collision",
+        "safety",
+        "quality",
+        "style",
+        "language",
+    }
     bad_id = check(content, "Ä/b")
     assert "id" in {finding.level for finding in bad_id.findings}
     order = [finding.severity for finding in report.findings]
@@ -190,17 +215,34 @@ def test_every_level_reports_at_once() -> None:
 
 
 IDS = [
-    ("abc", None), ("a_1", None), ("x" * 64, None),
-    ("ab", "CONFIG_ID_INVALID"), ("x" * 65, "CONFIG_ID_INVALID"), ("", "CONFIG_ID_INVALID"),
-    ("Abc", "CONFIG_ID_INVALID"), ("../x", "CONFIG_ID_INVALID"), ("/etc/x", "CONFIG_ID_INVALID"),
-    ("a/b", "CONFIG_ID_INVALID"), ("a\\b", "CONFIG_ID_INVALID"), ("..", "CONFIG_ID_INVALID"),
-    ("ab\x00c", "CONFIG_ID_INVALID"), ("．．／x", "CONFIG_ID_INVALID"), ("abc\n", "CONFIG_ID_INVALID"),
-    ("ａｂｃ", "CONFIG_ID_INVALID"), ("ünder", "CONFIG_ID_INVALID"), ("abc.json", "CONFIG_ID_INVALID"),
-    ("a b c", "CONFIG_ID_INVALID"), ("abc\u200b", "CONFIG_ID_INVALID"), ("___", "CONFIG_ID_INVALID"),
-    ("123", "CONFIG_ID_INVALID"), ("con", "CONFIG_ID_INVALID"), ("default", "CONFIG_ID_INVALID"),
-    ("gegenlicht", "CONFIG_EXISTS"), ("img_standard", "CONFIG_ID_COLLISION"),
+    ("abc", None),
+    ("a_1", None),
+    ("x" * 64, None),
+    ("ab", "CONFIG_ID_INVALID"),
+    ("x" * 65, "CONFIG_ID_INVALID"),
+    ("", "CONFIG_ID_INVALID"),
+    ("Abc", "CONFIG_ID_INVALID"),
+    ("../x", "CONFIG_ID_INVALID"),
+    ("/etc/x", "CONFIG_ID_INVALID"),
+    ("a/b", "CONFIG_ID_INVALID"),
+    ("a\\b", "CONFIG_ID_INVALID"),
+    ("..", "CONFIG_ID_INVALID"),
+    ("ab\x00c", "CONFIG_ID_INVALID"),
+    ("．．／x", "CONFIG_ID_INVALID"),
+    ("abc\n", "CONFIG_ID_INVALID"),
+    ("ａｂｃ", "CONFIG_ID_INVALID"),
+    ("ünder", "CONFIG_ID_INVALID"),
+    ("abc.json", "CONFIG_ID_INVALID"),
+    ("a b c", "CONFIG_ID_INVALID"),
+    ("abc\u200b", "CONFIG_ID_INVALID"),
+    ("___", "CONFIG_ID_INVALID"),
+    ("123", "CONFIG_ID_INVALID"),
+    ("con", "CONFIG_ID_INVALID"),
+    ("default", "CONFIG_ID_INVALID"),
+    ("gegenlicht", "CONFIG_EXISTS"),
+    ("img_standard", "CONFIG_ID_COLLISION"),
     ("schnellschuss", "CONFIG_ID_COLLISION"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("config_id", "reason"), IDS)
@@ -211,7 +253,14 @@ def test_ids(config_id: str, reason: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("Bauhaus", "bauhaus"), ("STRASSE", "straße"), ("é", "e\u0301"), ("ａｂｃ", "abc"), ("a\u200bb", "ab"), ("ﬁlm", "film")],
+    [
+        ("Bauhaus", "bauhaus"),
+        ("STRASSE", "straße"),
+        ("é", "e\u0301"),
+        ("ａｂｃ", "abc"),
+        ("a\u200bb", "ab"),
+        ("ﬁlm", "film"),
+    ],
 )
 def test_ids_that_fold_alike(one: str, other: str) -> None:
     assert fold(one) == fold(other)
@@ -295,15 +344,32 @@ def test_an_invitation_is_found(text: str) -> None:
 
 
 ARTISTS = [
-    "Think of Picasso.", "Denk an Frida Kahlo.", "like VAN GOGH", "Dalí's clocks", "Studio Ghibli", "a Hundertwasser house",
-    "painted by Maria Lassnig", "Bilder von Paula Modersohn-Becker", "Never copy Monet.", "greg rutkowski",
-    "Gemälde von Gabriele Münter", "the painter Agnes Martin",
-]  # fmt: skip
+    "Think of Picasso.",
+    "Denk an Frida Kahlo.",
+    "like VAN GOGH",
+    "Dalí's clocks",
+    "Studio Ghibli",
+    "a Hundertwasser house",
+    "painted by Maria Lassnig",
+    "Bilder von Paula Modersohn-Becker",
+    "Never copy Monet.",
+    "greg rutkowski",
+    "Gemälde von Gabriele Münter",
+    "the painter Agnes Martin",
+]
 NO_ARTISTS = [
-    "Klee wächst auf der Wiese.", "Bacon and eggs.", "a hopper full of grain", "She munches an apple.",
-    "Der Richter hört zu.", "Painted by hand in Blue.", "Bilder von Pferden und Hunden", "the painter next door",
-    "Write down what the artist sees.", "The Giger counter was a Geiger counter."[22:], "Bilder von der Straße",
-]  # fmt: skip
+    "Klee wächst auf der Wiese.",
+    "Bacon and eggs.",
+    "a hopper full of grain",
+    "She munches an apple.",
+    "Der Richter hört zu.",
+    "Painted by hand in Blue.",
+    "Bilder von Pferden und Hunden",
+    "the painter next door",
+    "Write down what the artist sees.",
+    "The Giger counter was a Geiger counter."[22:],
+    "Bilder von der Straße",
+]
 
 
 @pytest.mark.parametrize("text", ARTISTS)
@@ -316,8 +382,19 @@ def test_words_that_are_no_artists(text: str) -> None:
     assert not list(phrases.artists(text))
 
 
-CLICHES = ["Add an exotic market.", "mysterious Orient", "eine orientalische Stimmung", "like 1001 Nights", "a tribal mask"]
-NO_CLICHES = ["Never add anything exotic.", "Nichts Exotisches, kein Basar.", "Avoid exotic decoration.", "contribution, orientation"]
+CLICHES = [
+    "Add an exotic market.",
+    "mysterious Orient",
+    "eine orientalische Stimmung",
+    "like 1001 Nights",
+    "a tribal mask",
+]
+NO_CLICHES = [
+    "Never add anything exotic.",
+    "Nichts Exotisches, kein Basar.",
+    "Avoid exotic decoration.",
+    "contribution, orientation",
+]
 
 
 @pytest.mark.parametrize("text", CLICHES)
@@ -370,9 +447,16 @@ QUALITY = {
     "too short": (put("context.en", "You are here. Look. Never shout. Write one description."), "WORD_COUNT"),
     "too long": (add("Look at the grain and describe it well. " * 120), "WORD_COUNT"),
     "no perspective": (
-        lambda c: c["context"].update(en=c["context"]["en"].replace("You are a traveller who changes size.", "").replace(
-            "You look at whatever the person wrote as if you could stand next to it at any scale, and you report only "
-            "what is visible from where you are standing.", "Scale changes.")),
+        lambda c: c["context"].update(
+            en=c["context"]["en"]
+            .replace("You are a traveller who changes size.", "")
+            .replace(
+                "You look at whatever the person wrote as if you could stand next to it at any "
+                "scale, and you report only "
+                "what is visible from where you are standing.",
+                "Scale changes.",
+            )
+        ),
         "PERSPECTIVE_MISSING",
     ),
     "no prohibition": (
@@ -380,17 +464,23 @@ QUALITY = {
         "PROHIBITION_MISSING",
     ),
     "no output format": (
-        lambda c: c["context"].update(en=c["context"]["en"].rpartition("\n\n")[0] + "\n\nThat is all there is to it."),
+        lambda c: c["context"].update(
+            en=c["context"]["en"].rpartition("\n\n")[0] + "\n\nThat is all there is to it."
+        ),
         "OUTPUT_FORMAT_MISSING",
     ),
     "no actions": (
-        put("context.en", "You are a traveller, and that is not nothing. " + "There is a way of seeing it. " * 30
-            + "\n\nWrite one description in the language of the prompt."),
+        put(
+            "context.en",
+            "You are a traveller, and that is not nothing. "
+            + "There is a way of seeing it. " * 30
+            + "\n\nWrite one description in the language of the prompt.",
+        ),
         "ACTION_VERBS_FEW",
     ),
     "optimise": (add("Optimise the result."), "OPTIMISE_WORD"),
     "optimieren": (add("Das Bild optimieren.", "de"), "OPTIMISE_WORD"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("change", "reason"), QUALITY.values(), ids=QUALITY.keys())
@@ -402,19 +492,23 @@ LANGUAGE = {
     "German in English": (lambda c: c["context"].update(en=c["context"]["de"]), "LANGUAGE_MISMATCH"),
     "English in German": (lambda c: c["context"].update(de=c["context"]["en"]), "LANGUAGE_MISMATCH"),
     "German description in English": (
-        put("description.en", "Eine Szene, die man von oben und von unten sieht, wie sie ist."), "LANGUAGE_MISMATCH",
+        put("description.en", "Eine Szene, die man von oben und von unten sieht, wie sie ist."),
+        "LANGUAGE_MISMATCH",
     ),
     "half the length": (
-        lambda c: c["context"].update(de=" ".join(c["context"]["de"].split()[:90])), "PARITY_LENGTH",
+        lambda c: c["context"].update(de=" ".join(c["context"]["de"].split()[:90])),
+        "PARITY_LENGTH",
     ),
     "a step less": (
-        lambda c: c["context"].update(de=c["context"]["de"].replace("5. ", "")), "PARITY_STRUCTURE",
+        lambda c: c["context"].update(de=c["context"]["de"].replace("5. ", "")),
+        "PARITY_STRUCTURE",
     ),
     "a paragraph less": (
-        lambda c: c["context"].update(de=c["context"]["de"].replace("\n\n", "\n", 1)), "PARITY_STRUCTURE",
+        lambda c: c["context"].update(de=c["context"]["de"].replace("\n\n", "\n", 1)),
+        "PARITY_STRUCTURE",
     ),
-    "a quotation less": (add('Look at “the kettle”.'), "PARITY_NAMED"),
-}  # fmt: skip
+    "a quotation less": (add("Look at “the kettle”."), "PARITY_NAMED"),
+}
 
 
 @pytest.mark.parametrize(("change", "reason"), LANGUAGE.values(), ids=LANGUAGE.keys())
@@ -436,6 +530,9 @@ def test_small_differences_are_warnings() -> None:
 
 def test_action_verbs_are_counted_at_the_head_of_clauses() -> None:
     assert action_verbs("1. Choose a thing, then describe it. We look. Show and tell.", "en") == {
-        "choose", "describe", "show", "tell",
-    }  # fmt: skip
+        "choose",
+        "describe",
+        "show",
+        "tell",
+    }
     assert action_verbs("Wähle etwas und beschreibe es. Ich sage nichts.", "de") == {"wähle", "beschreibe"}

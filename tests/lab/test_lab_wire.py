@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -90,7 +89,9 @@ async def test_the_whole_way_of_a_proposal(lab: Lab) -> None:
     diff = await lab.read("DiffProposal", pb.DiffProposalRequest(name=proposal.name))
     assert diff.config == proposal.report.nearest_config
     assert f"+++ {proposal.config_id}.json" in diff.diff
-    named = await lab.read("DiffProposal", pb.DiffProposalRequest(name=proposal.name, config="configs/zoomkette"))
+    named = await lab.read(
+        "DiffProposal", pb.DiffProposalRequest(name=proposal.name, config="configs/zoomkette")
+    )
     assert named.config == "configs/zoomkette"
 
     promotion = await lab.promote(proposal)
@@ -108,7 +109,7 @@ async def test_the_whole_way_of_a_proposal(lab: Lab) -> None:
     assert "“".encode() in data, "written as UTF-8, not escaped"
     assert list(json.loads(data))[:3] == ["pipeline", "instruction_type", "name"]
     assert protected_digest(lab.root) == protected
-    assert not [name for name in os.listdir(lab.folder) if name.startswith(".")]
+    assert not [path for path in lab.folder.iterdir() if path.name.startswith(".")]
 
     promoted = await lab.read("GetProposal", pb.GetProposalRequest(name=proposal.name))
     assert promoted.state == resources_pb2.PROPOSAL_STATE_PROMOTED
@@ -218,7 +219,9 @@ async def test_fifty_promote_at_once_and_one_does(lab: Lab) -> None:
 
 
 async def test_different_proposals_promote_at_once(lab: Lab) -> None:
-    proposals = [await lab.propose(f"theme number {word}") for word in ("one", "two", "three", "four", "five")]
+    proposals = [
+        await lab.propose(f"theme number {word}") for word in ("one", "two", "three", "four", "five")
+    ]
     done = await asyncio.gather(*(lab.promote(proposal) for proposal in proposals))
     for promotion in done:
         data = (lab.root / promotion.path).read_bytes()
@@ -255,7 +258,9 @@ async def test_invalid_content_is_stored_as_a_draft_with_everything_found(lab: L
     error = await lab.refused("PromoteProposal", lab.promotion_of(proposal))
     assert error.reason == "PROPOSAL_STATE"
 
-    report = await lab.read("ValidateConfig", pb.ValidateConfigRequest(config_id="x/y", content=request.content))
+    report = await lab.read(
+        "ValidateConfig", pb.ValidateConfigRequest(config_id="x/y", content=request.content)
+    )
     assert "CONFIG_ID_INVALID" in {finding.reason for finding in report.findings}
 
 
@@ -291,7 +296,9 @@ async def test_proposals_are_listed_by_state(lab: Lab) -> None:
     assert (await lab.propose("theme number two")).config_id == made[1].config_id
 
 
-@pytest.mark.parametrize("method", ["CreateProposal", "RejectProposal", "PromoteProposal", "RollbackPromotion"])
+@pytest.mark.parametrize(
+    "method", ["CreateProposal", "RejectProposal", "PromoteProposal", "RollbackPromotion"]
+)
 async def test_nobody_acts_without_a_grant(lab: Lab, method: str) -> None:
     requests: dict[str, Any] = {
         "CreateProposal": pb.CreateProposalRequest(config_id="abc"),
@@ -333,12 +340,13 @@ async def test_the_audit_tells_no_text(lab: Lab) -> None:
 
 
 def test_no_word_of_the_simulator_in_the_source() -> None:
-    from examples.workshop import workshop_exports  # noqa: PLC0415
+    from examples.workshop import workshop_exports
 
     source = Path(__file__).parents[2] / "services" / "lab" / "nightshift_lab"
     text = "\n".join(path.read_text() for path in source.rglob("*.py")).casefold()
-    phrases = [p for theme in workshop_exports.THEMES.values() for variants in theme.values() for p in variants]
+    phrases = [
+        p for theme in workshop_exports.THEMES.values() for variants in theme.values() for p in variants
+    ]
     assert not [p for p in phrases if p.casefold() in text]
     assert not [t for t in workshop_exports.UNCOVERED if t in text]
     assert not [c for c in workshop_exports.CONFIG_IDS if c in text]
-

@@ -60,7 +60,7 @@ class ConfigFile:
 
     @property
     def is_interception(self) -> bool:
-        """Whether it lies directly in production's folder of interception configs, where the selector looks."""
+        """Whether it lies directly in production's folder of interception configs."""
         return str(PurePosixPath(self.path).parent) == INTERCEPTION_FOLDER
 
 

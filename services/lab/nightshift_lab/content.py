@@ -24,7 +24,7 @@ _LANGUAGES = "en de fr"
 
 
 def whole_numbers(value: Json) -> Json:
-    """The same value with whole floats as integers: a Struct knows doubles only, and 1536.0 is no token count."""
+    """The value with whole floats as integers: a Struct knows doubles only, and 1536.0 is no token count."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if isinstance(value, Mapping):
@@ -45,7 +45,7 @@ def _arranged(value: Json, path: str) -> Json:
 
 
 def file_bytes(content: Mapping[str, Json]) -> bytes:
-    """The file that a promotion writes: UTF-8, two spaces, keys in production's order, one newline at the end.
+    """The file that a promotion writes: UTF-8, two spaces, keys in production's order, a newline at the end.
 
     Raises:
         ValueError: for NaN, infinity or lone surrogates, which no JSON file can hold.

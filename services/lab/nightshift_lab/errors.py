@@ -34,7 +34,7 @@ from nightshift_kit.errors import Code, FieldError, NightshiftError
 
 
 class ConfigIdInvalid(FieldError):
-    """An id that cannot be a config's: a path, dots, control characters, other than [a-z0-9_]{3,64} for a new one."""
+    """An id that cannot be a config's: a path, dots, control signs; a new one is [a-z0-9_]{3,64}."""
 
     reason = "CONFIG_ID_INVALID"
 

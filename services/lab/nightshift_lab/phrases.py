@@ -5,6 +5,8 @@ nothing. The lists are compact on purpose: a person reads every proposal; they c
 prompt writes by habit.
 """
 
+# ruff: noqa: RUF001, SIM905 - typographic signs are what it is about; word lists read better as text
+
 from __future__ import annotations
 
 import re
@@ -41,20 +43,23 @@ _IMITATION = re.compile(
 _NEGATOR = re.compile(
     r"\b(?:never|not|don't|doesn't|mustn't|shouldn't|can't|cannot|nothing|nobody|no|neither|nor|without|avoid|"
     r"avoids|refuse|refrain|forbid|forbids|forbidden|reject|"
-    r"nie|niemals|nicht|nichts|niemand|niemanden|kein|keine|keinen|keinem|keiner|keines|weder|noch nie|ohne|meide|"
+    r"nie|niemals|nicht|nichts|niemand|niemanden|kein|keine|keinen|keinem|keiner|keines|weder|"
+    r"noch nie|ohne|meide|"
     r"vermeide|vermeidest|verzichte|unterlass|unterlasse|verboten)\b",
     re.IGNORECASE,
 )
 # Words after which a negator does not forbid: "not only", "never mind", "why not", "don't forget to",
 # "nicht nur".
 _HOLLOW_AFTER = re.compile(
-    r"^\s*(?:only|just|merely|simply|solely|mind|forget|hesitate|fail|stop|avoid|refrain|without|except|but|so much|"
+    r"^\s*(?:only|just|merely|simply|solely|mind|forget|hesitate|fail|stop|avoid|refrain|without|"
+    r"except|but|so much|"
     r"unlike|least|doubt|matter|problem|nur|bloß|bloss|allein|zuletzt|selten|ohne|vergessen|zögern|vermeiden|meiden|"
     r"anders|umsonst|zufällig)\b",
     re.IGNORECASE,
 )
 _HOLLOW_BEFORE = re.compile(
-    r"\b(?:why|whether or|or|warum|wieso|weshalb|oder|vergiss|zögere|scheue dich|scheu dich|fürchte dich)\s*$",
+    r"\b(?:why|whether or|or|warum|wieso|weshalb|oder|vergiss|zögere|scheue dich|scheu dich|"
+    r"fürchte dich)\s*$",
     re.IGNORECASE,
 )
 # "Do not ever hesitate to …": the verb that cancels may stand a little further on, but not after a
@@ -77,8 +82,10 @@ _EXCEPTION = re.compile(
     r"\b(?:unless|except|apart from|other than|außer|ausser|es sei denn|mit ausnahme)\b", re.IGNORECASE
 )
 _FORBIDDEN_AFTER = re.compile(
-    r"\b(?:(?:is|are|stays?|remains?) (?:strictly )?(?:forbidden|prohibited|banned|taboo|off limits|not (?:allowed|"
-    r"available|permitted|wanted))|must not|may not|(?:ist|sind|bleibt|bleiben) (?:streng )?(?:verboten|tabu|untersagt|"
+    r"\b(?:(?:is|are|stays?|remains?) (?:strictly )?(?:forbidden|prohibited|banned|taboo|"
+    r"off limits|not (?:allowed|"
+    r"available|permitted|wanted))|must not|may not|(?:ist|sind|bleibt|"
+    r"bleiben) (?:streng )?(?:verboten|tabu|untersagt|"
     r"nicht (?:erlaubt|gestattet|erwünscht))|darf nicht|dürfen nicht|gibt es nicht|nicht[.!]?$|"
     r"nicht (?:schreiben|malen|zeichnen|nachahmen|arbeiten))",
     re.IGNORECASE,
@@ -131,7 +138,8 @@ def _forbids(before: str, after: str) -> bool:
 def imitations(text: str) -> Iterator[Hit]:
     """Phrases that ask to imitate a style, outside prohibitions.
 
-    "Never write 'in the style of' anybody" forbids; "not only in the style of X", "never mind …", "do not forget to …",
+    "Never write 'in the style of' anybody" forbids; "not only in the style of X", "never mind "
+    "…", "do not forget to …",
     "no lists, but in the style of X" and "never … unless asked" do not.
     """
     for sentence in sentences(text):
@@ -146,11 +154,14 @@ def imitations(text: str) -> Iterator[Hit]:
 _CLICHE = re.compile(
     r"\b(?:exotic(?:ism|a)?|oriental\w*|mystical east|mysterious (?:east|orient)|far[- ]eastern wisdom|"
     r"(?:arabian|1001|thousand and one) nights?|snake charmers?|harems?|belly danc\w+|geishas?|tribal|"
-    r"savages?|primitive (?:people|tribe|culture)s?|noble savage|dark continent|untouched (?:people|tribe|culture)s?|"
+    r"savages?|primitive (?:people|tribe|culture)s?|noble savage|dark continent|"
+    r"untouched (?:people|tribe|culture)s?|"
     r"ancient wisdom of the east|land of smiles|inscrutable|"
     r"exotisch\w*|orientalisch\w*|geheimnisvolle[rn]? (?:orient|osten)|märchen aus tausendundeiner nacht|"
-    r"tausendundeine[rn]? nacht|schlangenbeschwörer\w*|bauchtänz\w+|stammeskrieger\w*|naturvölker\w*|naturvolk|"
-    r"edle[rn]? wilde[rn]?|primitive[ns]? (?:völker|volk|kultur|kulturen|stamm|stämme)|dunkle[rn]? kontinent)\b",
+    r"tausendundeine[rn]? nacht|schlangenbeschwörer\w*|bauchtänz\w+|stammeskrieger\w*|"
+    r"naturvölker\w*|naturvolk|"
+    r"edle[rn]? wilde[rn]?|primitive[ns]? (?:völker|volk|kultur|kulturen|stamm|stämme)|"
+    r"dunkle[rn]? kontinent)\b",
     re.IGNORECASE,
 )
 
@@ -167,93 +178,16 @@ def cliches(text: str) -> Iterator[Hit]:
 # ----------------------------------------------------------------------------------------------------
 
 # Surnames that mean nothing else in English or German, compared without diacritics.
-_SURNAMES = [
-    "abramovic",
-    "basquiat",
-    "beksinski",
-    "botero",
-    "botticelli",
-    "bosch-gemälde",
-    "bruegel",
-    "brueghel",
-    "caravaggio",
-    "cezanne",
-    "chagall",
-    "dali",
-    "degas",
-    "disney",
-    "duerer",
-    "durer",
-    "duchamp",
-    "escher",
-    "gaudi",
-    "gauguin",
-    "ghibli",
-    "giacometti",
-    "giger",
-    "goya",
-    "hiroshige",
-    "hokusai",
-    "hundertwasser",
-    "kahlo",
-    "kandinsky",
-    "klimt",
-    "kollwitz",
-    "kusama",
-    "leonardo",
-    "lautrec",
-    "magritte",
-    "malewitsch",
-    "malevich",
-    "mapplethorpe",
-    "matisse",
-    "michelangelo",
-    "miro",
-    "miyazaki",
-    "modigliani",
-    "mondrian",
-    "monet",
-    "mucha",
-    "murillo",
-    "okeeffe",
-    "picasso",
-    "pissarro",
-    "pixar",
-    "pollock",
-    "rauschenberg",
-    "rembrandt",
-    "renoir",
-    "rivera-fresko",
-    "rodin",
-    "rothko",
-    "rousseau",
-    "rubens",
-    "rutkowski",
-    "schiele",
-    "seurat",
-    "spielberg",
-    "tarkovsky",
-    "tarkowski",
-    "tizian",
-    "tiziano",
-    "tinguely",
-    "twombly",
-    "utamaro",
-    "vasarely",
-    "velazquez",
-    "vermeer",
-    "warhol",
-    "weiwei",
-    "banksy",
-    "beuys",
-    "kubrick",
-    "tarantino",
-    "hitchcock",
-    "mozart",
-    "beethoven",
-    "chopin",
-    "vivaldi",
-]
+_SURNAMES = (
+    "abramovic basquiat beksinski botero botticelli bosch-gemälde bruegel brueghel caravaggio "
+    "cezanne chagall dali degas disney duerer durer duchamp escher gaudi gauguin ghibli giacometti "
+    "giger goya hiroshige hokusai hundertwasser kahlo kandinsky klimt kollwitz kusama leonardo "
+    "lautrec magritte malewitsch malevich mapplethorpe matisse michelangelo miro miyazaki modigliani "
+    "mondrian monet mucha murillo okeeffe picasso pissarro pixar pollock rauschenberg rembrandt "
+    "renoir rivera-fresko rodin rothko rousseau rubens rutkowski schiele seurat spielberg tarkovsky "
+    "tarkowski tizian tiziano tinguely twombly utamaro vasarely velazquez vermeer warhol weiwei "
+    "banksy beuys kubrick tarantino hitchcock mozart beethoven chopin vivaldi"
+).split()
 # Names whose parts are ordinary words or first names: only together.
 _FULL_NAMES = (
     "van gogh|da vinci|paul klee|franz marc|august macke|francis bacon|edward hopper|gerhard "
@@ -276,7 +210,7 @@ _CREDIT = re.compile(
 
 
 def artists(text: str) -> Iterator[Hit]:
-    """Names of artists and studios, from a compact list and from credits such as "painted by Name Surname"."""
+    """Names of artists and studios, from a compact list and from credits ("painted by Name Surname")."""
     for sentence in sentences(text):
         for match in _ARTIST.finditer(plain(sentence)):
             yield Hit(match.group(), sentence)
@@ -293,7 +227,8 @@ _INJECTION = re.compile(
     r"\b(?:ignore|disregard|forget|override|bypass|skip)\b[^.!?\n]{0,40}\b(?:previous|prior|above|earlier|all|any|"
     r"your|the|these|safety)\b[^.!?\n]{0,30}\b(?:instructions?|rules?|prompts?|polic(?:y|ies)|guidelines?|filters?|"
     r"safety|checks?)\b"
-    r"|\b(?:system|developer) (?:prompt|message|instructions?)\b|\bsystemprompt\b|\bprompt injection\b|\bjailbreak\w*"
+    r"|\b(?:system|developer) (?:prompt|message|instructions?)\b|\bsystemprompt\b|"
+    r"\bprompt injection\b|\bjailbreak\w*"
     r"|\byou are now\b|\bact as (?:an? )?(?:admin|root|unrestricted|different|dan)\b|\bdeveloper mode\b"
     r"|\bdo anything now\b|\breveal\b[^.!?\n]{0,30}\b(?:prompt|instructions?|key|secret|password)\w*"
     r"|\bignorier\w*\b[^.!?\n]{0,40}\b(?:anweisung\w*|regel\w*|vorgabe\w*|anleitung\w*|sicherheit\w*|filter\w*)\b"
@@ -306,8 +241,10 @@ _INJECTION = re.compile(
 )
 
 _UNSAFE = re.compile(
-    r"\b(?:without (?:any )?(?:restrictions?|limits|censorship|filters?)|uncensored|unfiltered|no (?:safety|content) "
-    r"(?:rules|filters?|limits)|nsfw|porn\w*|nude|nudity|naked|erotic\w*|gore|gory|torture|suicide|self[- ]harm|"
+    r"\b(?:without (?:any )?(?:restrictions?|limits|censorship|filters?)|uncensored|unfiltered|"
+    r"no (?:safety|content) "
+    r"(?:rules|filters?|limits)|nsfw|porn\w*|nude|nudity|naked|erotic\w*|gore|gory|torture|"
+    r"suicide|self[- ]harm|"
     r"ohne (?:jede )?(?:einschränkung(?:en)?|zensur|filter|schranken)|unzensiert\w*|ungefiltert\w*|nackt\w*|"
     r"erotisch\w*|folter\w*|suizid\w*|selbstmord\w*|selbstverletz\w*)\b",
     re.IGNORECASE,
@@ -347,7 +284,7 @@ def confusables(text: str) -> Iterator[Hit]:
 
 
 def forbidden_words(text: str, listed: frozenset[str]) -> Iterator[Hit]:
-    """Words of the platform's own safety lists, outside prohibitions; compared case-folded on word borders."""
+    """Words of the platform's own safety lists, outside prohibitions; case-folded, whole words."""
     if not listed:
         return
     pattern = re.compile(rf"(?<!\w)(?:{'|'.join(sorted(re.escape(w) for w in listed))})(?!\w)")

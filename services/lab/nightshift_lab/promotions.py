@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 import structlog
+
 from nightshift_kit.audit import Outbox
 from nightshift_kit.canonical import sha256_hex
 from nightshift_kit.clock import Clock
@@ -374,7 +375,7 @@ def _check_bytes(proposal: Proposal, approved_digest: str) -> None:
 
 
 def _check_free(config_id: str, target: str, catalog: Catalog) -> None:
-    """Raises unless nothing has the target's place or id: the safe files' own error for a link or FIFO there."""
+    """Raises unless nothing has the target's place or id; for a link or FIFO the safe files' own error."""
     there = catalog.at(target)
     if there is not None:
         if there.refusal is not None:

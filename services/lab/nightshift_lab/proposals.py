@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+
 from nightshift_kit.audit import Outbox
 from nightshift_kit.canonical import canonical_json, sha256_hex
 from nightshift_kit.clock import Clock

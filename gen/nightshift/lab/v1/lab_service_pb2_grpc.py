@@ -123,7 +123,8 @@ class LabServiceServicer:
 
     def DraftProposal(self, request, context):
         """Drafts a config for an opportunity and validates it, without storing anything. The same opportunity and
-        configs give the same draft. Errors: FAILED_PRECONDITION TEMPLATES_MISSING.
+        configs give the same draft. Errors: INVALID_ARGUMENT THEME_INVALID (nothing of it may stand in a config);
+        FAILED_PRECONDITION TEMPLATES_MISSING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,7 +139,8 @@ class LabServiceServicer:
 
     def CreateProposal(self, request, context):
         """Stores a proposal with its full report: VALIDATED if it has no error, else DRAFT. Nothing outside the lab's
-        store changes. Errors: INVALID_ARGUMENT CONFIG_ID_INVALID, FAILED_PRECONDITION PROPOSAL_OPEN (the id is already proposed).
+        store changes. Errors: INVALID_ARGUMENT CONFIG_ID_INVALID; ALREADY_EXISTS CONFIG_EXISTS, CONFIG_ID_COLLISION (with
+        a config of any kind); FAILED_PRECONDITION PROPOSAL_OPEN (the id is already proposed).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

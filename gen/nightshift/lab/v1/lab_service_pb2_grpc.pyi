@@ -40,13 +40,15 @@ class LabServiceStub:
     """One config. Errors: NOT_FOUND CONFIG_UNKNOWN; INVALID_ARGUMENT CONFIG_ID_INVALID."""
     DraftProposal: _grpc.UnaryUnaryMultiCallable[_lab_service_pb2.DraftProposalRequest, _lab_service_pb2.DraftProposalResponse]
     """Drafts a config for an opportunity and validates it, without storing anything. The same opportunity and
-    configs give the same draft. Errors: FAILED_PRECONDITION TEMPLATES_MISSING.
+    configs give the same draft. Errors: INVALID_ARGUMENT THEME_INVALID (nothing of it may stand in a config);
+    FAILED_PRECONDITION TEMPLATES_MISSING.
     """
     ValidateConfig: _grpc.UnaryUnaryMultiCallable[_lab_service_pb2.ValidateConfigRequest, _resources_pb2.ValidationReport]
     """Validates a config as a proposal would be, without storing anything."""
     CreateProposal: _grpc.UnaryUnaryMultiCallable[_lab_service_pb2.CreateProposalRequest, _resources_pb2.Proposal]
     """Stores a proposal with its full report: VALIDATED if it has no error, else DRAFT. Nothing outside the lab's
-    store changes. Errors: INVALID_ARGUMENT CONFIG_ID_INVALID, FAILED_PRECONDITION PROPOSAL_OPEN (the id is already proposed).
+    store changes. Errors: INVALID_ARGUMENT CONFIG_ID_INVALID; ALREADY_EXISTS CONFIG_EXISTS, CONFIG_ID_COLLISION (with
+    a config of any kind); FAILED_PRECONDITION PROPOSAL_OPEN (the id is already proposed).
     """
     GetProposal: _grpc.UnaryUnaryMultiCallable[_lab_service_pb2.GetProposalRequest, _resources_pb2.Proposal]
     """One proposal. Errors: NOT_FOUND PROPOSAL_UNKNOWN."""
@@ -84,13 +86,15 @@ class LabServiceAsyncStub(LabServiceStub):
     """One config. Errors: NOT_FOUND CONFIG_UNKNOWN; INVALID_ARGUMENT CONFIG_ID_INVALID."""
     DraftProposal: _aio.UnaryUnaryMultiCallable[_lab_service_pb2.DraftProposalRequest, _lab_service_pb2.DraftProposalResponse]  # type: ignore[assignment]
     """Drafts a config for an opportunity and validates it, without storing anything. The same opportunity and
-    configs give the same draft. Errors: FAILED_PRECONDITION TEMPLATES_MISSING.
+    configs give the same draft. Errors: INVALID_ARGUMENT THEME_INVALID (nothing of it may stand in a config);
+    FAILED_PRECONDITION TEMPLATES_MISSING.
     """
     ValidateConfig: _aio.UnaryUnaryMultiCallable[_lab_service_pb2.ValidateConfigRequest, _resources_pb2.ValidationReport]  # type: ignore[assignment]
     """Validates a config as a proposal would be, without storing anything."""
     CreateProposal: _aio.UnaryUnaryMultiCallable[_lab_service_pb2.CreateProposalRequest, _resources_pb2.Proposal]  # type: ignore[assignment]
     """Stores a proposal with its full report: VALIDATED if it has no error, else DRAFT. Nothing outside the lab's
-    store changes. Errors: INVALID_ARGUMENT CONFIG_ID_INVALID, FAILED_PRECONDITION PROPOSAL_OPEN (the id is already proposed).
+    store changes. Errors: INVALID_ARGUMENT CONFIG_ID_INVALID; ALREADY_EXISTS CONFIG_EXISTS, CONFIG_ID_COLLISION (with
+    a config of any kind); FAILED_PRECONDITION PROPOSAL_OPEN (the id is already proposed).
     """
     GetProposal: _aio.UnaryUnaryMultiCallable[_lab_service_pb2.GetProposalRequest, _resources_pb2.Proposal]  # type: ignore[assignment]
     """One proposal. Errors: NOT_FOUND PROPOSAL_UNKNOWN."""
@@ -143,7 +147,8 @@ class LabServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_lab_service_pb2.DraftProposalResponse, _abc.Awaitable[_lab_service_pb2.DraftProposalResponse]]:
         """Drafts a config for an opportunity and validates it, without storing anything. The same opportunity and
-        configs give the same draft. Errors: FAILED_PRECONDITION TEMPLATES_MISSING.
+        configs give the same draft. Errors: INVALID_ARGUMENT THEME_INVALID (nothing of it may stand in a config);
+        FAILED_PRECONDITION TEMPLATES_MISSING.
         """
 
     @_abc_1.abstractmethod
@@ -161,7 +166,8 @@ class LabServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_resources_pb2.Proposal, _abc.Awaitable[_resources_pb2.Proposal]]:
         """Stores a proposal with its full report: VALIDATED if it has no error, else DRAFT. Nothing outside the lab's
-        store changes. Errors: INVALID_ARGUMENT CONFIG_ID_INVALID, FAILED_PRECONDITION PROPOSAL_OPEN (the id is already proposed).
+        store changes. Errors: INVALID_ARGUMENT CONFIG_ID_INVALID; ALREADY_EXISTS CONFIG_EXISTS, CONFIG_ID_COLLISION (with
+        a config of any kind); FAILED_PRECONDITION PROPOSAL_OPEN (the id is already proposed).
         """
 
     @_abc_1.abstractmethod

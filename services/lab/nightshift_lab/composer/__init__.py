@@ -1,1 +1,1 @@
-"""The composer: drafts a config from a theme and production's configs, without a model, the same each time."""
+"""The composer: drafts a config from a theme and production's configs, always the same."""

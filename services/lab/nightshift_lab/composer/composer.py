@@ -105,7 +105,9 @@ def _medium(templates: Sequence[Content]) -> str:
 def choose_templates(
     theme: Theme, nearest_ids: Sequence[str], configs: Mapping[str, Content]
 ) -> tuple[str, ...]:
-    """Three templates: the named ones that exist, then those whose tags, name or description mention the theme's words,
+    """Ids of three templates, best first.
+
+    First the named ones that exist, then those whose tags, name or description mention the theme's words,
     then by a stable hash.
 
     Raises:

@@ -4,6 +4,8 @@ They come from what people typed. They go into a context that a model will read,
 words, and what looks like an instruction, a name of a maker or a cliché does not go in at all.
 """
 
+# ruff: noqa: RUF001 - typographic signs are what it is about
+
 from __future__ import annotations
 
 import re
@@ -45,7 +47,7 @@ def _harmless(text: str) -> bool:
 
 
 def inert(text: str, max_characters: int, max_words: int) -> str:
-    """`text` reduced to letters, digits, spaces, commas, hyphens and apostrophes; "" where nothing harmless is left.
+    """`text` reduced to words, digits, commas, hyphens and apostrophes; "" where nothing harmless is left.
 
     Cut at word borders. Text that is refused before or after the reduction is dropped whole: what remains
     of an instruction after removing its punctuation is still one.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf import json_format, struct_pb2
+
 from nightshift_kit.errors import NestingTooDeep
 
 from ..content import whole_numbers

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import sqlalchemy as sa
+
 from nightshift_kit.canonical import canonical_json
 from nightshift_kit.errors import EtagMismatch
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
+
 from nightshift_kit.storage import UtcDateTime, kit_tables
 
 metadata = sa.MetaData()

@@ -5,6 +5,8 @@ plain ASCII, and compared with every config of any kind in a folded form, becaus
 fold differently.
 """
 
+# ruff: noqa: SIM905 - word lists read better as text
+
 from __future__ import annotations
 
 import re
@@ -16,22 +18,7 @@ from .report import Finding, error
 CONFIG_ID = re.compile(r"[a-z0-9_]{3,64}")
 #: Stems that mean a device on some file systems, and what a loader might take for its own.
 RESERVED = frozenset(
-    [
-        "con",
-        "prn",
-        "aux",
-        "nul",
-        "com1",
-        "lpt1",
-        "default",
-        "config",
-        "index",
-        "init",
-        "__init__",
-        "schema",
-        "template",
-        "test",
-    ]
+    ("con prn aux nul com1 lpt1 default config index init __init__ schema template test").split()
 )
 
 
@@ -64,8 +51,8 @@ def collision_findings(
 
     Args:
         config_id: The id to try.
-        taken: Folded id → path of the config that has it, over configs of every kind, deactivated ones
-        included. production: Exact ids of the interception configs.
+        taken: Folded id → path of the config that has it, over configs of every kind, deactivated ones too.
+        production: Exact ids of the interception configs.
     """
     if config_id in production:
         yield error(

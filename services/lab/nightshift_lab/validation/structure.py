@@ -5,6 +5,8 @@ loader would let a config replace instructions, skip safety stages or rename its
 the id, `parameters` override placeholders).
 """
 
+# ruff: noqa: SIM905 - word lists read better as text
+
 from __future__ import annotations
 
 import math
@@ -27,21 +29,10 @@ MAX_DEPTH = 8
 MAX_ITEMS = 64
 
 TOP_LEVEL = frozenset(
-    [
-        "pipeline",
-        "instruction_type",
-        "name",
-        "description",
-        "category",
-        "properties",
-        "context",
-        "parameters",
-        "media_preferences",
-        "meta",
-        "display",
-        "tags",
-        "audience",
-    ]
+    (
+        "pipeline instruction_type name description category properties context parameters "
+        "media_preferences meta display tags audience"
+    ).split()
 )
 META = frozenset({"stage", "wikipedia"})
 #: What the loader would obey and a proposal must never carry, with what it would do.

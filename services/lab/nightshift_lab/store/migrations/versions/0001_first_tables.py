@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+
 from nightshift_kit.storage import UtcDateTime, create_kit_tables, drop_kit_tables
 
 revision = "0001"
