@@ -61,9 +61,7 @@ class Intake:
         self, project: str, run_id: str, kind: int, value: float | None, feedback_us: int | None
     ) -> bool:
         """Store one signal; whether its run is known."""
-        return await self._db.write(
-            add_feedback, project, run_id, kind, value, feedback_us, self._now_us()
-        )
+        return await self._db.write(add_feedback, project, run_id, kind, value, feedback_us, self._now_us())
 
     async def _write_waiting(self) -> None:
         try:
@@ -105,18 +103,22 @@ class Intake:
 
     def _incoming(self, record: RunRecord) -> Incoming:
         # What the digest covers is what the caller told, not what was made of it.
-        digest = content_digest(encode(record))
-        made: dict[str, Any] = {"flags": list(record.flags)}
+        payload = encode(record)
+        digest = content_digest(payload)
+        made: dict[str, Any] = {}
+        flags = list(record.flags)
         if not record.language:
             made["language"] = self._detector.detect(record.prompt, record.transformed_prompt)
         if is_tainted(record.prompt):
-            made["flags"].append(TAINTED)
+            flags.append(TAINTED)
         if record.outcome == Outcome.BLOCKED and (record.prompt_digest or record.transformed_prompt):
             # A live record does not tell why it was blocked. It may have been for the names in it; where
             # it was not, the export brings the prompt.
             made |= {"prompt": None, "prompt_digest": "", "transformed_prompt": None}
-            made["flags"].append(PRIVACY_WITHHELD)
-        return Incoming(replace(record, **made), digest, replaces=False)
+            flags.append(PRIVACY_WITHHELD)
+        if not made and flags == record.flags:
+            return Incoming(record, digest, replaces=False, payload=payload)
+        return Incoming(replace(record, flags=flags, **made), digest, replaces=False)
 
     def _now_us(self) -> int:
         return int(self._clock.now().timestamp() * 1_000_000)

@@ -19,9 +19,14 @@ _INJECTION = re.compile(
     r"|\[/?INST\]",
     re.IGNORECASE,
 )
+# One of these is in every match: most prompts are cleared by looking for them alone.
+_HINTS = ("ignor", "disregard", "forget", "vergiss", "<|", "<im_", "<system", "<assistant", "inst]")
 _LOOKED_AT_CHARACTERS = 100_000
 
 
 def is_tainted(text: str | None) -> bool:
     """Whether a text carries what looks like instructions to a model."""
-    return bool(text) and _INJECTION.search(text or "", 0, _LOOKED_AT_CHARACTERS) is not None
+    if not text:
+        return False
+    lowered = text[:_LOOKED_AT_CHARACTERS].lower()
+    return any(hint in lowered for hint in _HINTS) and _INJECTION.search(lowered) is not None

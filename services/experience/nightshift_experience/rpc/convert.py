@@ -37,9 +37,7 @@ _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{1,8})*")
 
 def run_record(run: pb.Run, project: str, now: datetime, field: str = "run") -> RunRecord:
     """The record of a run that a platform told. Raises the errors that RecordRun's comment names."""
-    name = RunName.parse(run.name, f"{field}.name")
-    if name.project != project:
-        raise IdInvalid.at(f"{field}.name", "belongs to another project than parent")
+    run_id = _run_id(run.name, project, f"{field}.name")
     source = _id(run.source, f"{field}.source") or _DEFAULT_SOURCE
     if source in IMPORT_SOURCES:
         raise SourceReserved.at(f"{field}.source", "belongs to an importer; take another name")
@@ -49,7 +47,7 @@ def run_record(run: pb.Run, project: str, now: datetime, field: str = "run") -> 
         raise EnumRequired.at(f"{field}.outcome", "is required")
     prompt = _text(run.prompt, f"{field}.prompt")
     record = RunRecord(
-        run_id=name.run,
+        run_id=run_id,
         source=source,
         revision=_id(run.revision, f"{field}.revision"),
         start_us=0,
@@ -72,6 +70,17 @@ def run_record(run: pb.Run, project: str, now: datetime, field: str = "run") -> 
     return record
 
 
+def _run_id(name: str, project: str, field: str) -> str:
+    # Nearly every name of a stream has this form; the parser explains the others.
+    prefix = f"projects/{project}/runs/"
+    if name.startswith(prefix) and is_valid_id(name[len(prefix) :]):
+        return name[len(prefix) :]
+    parsed = RunName.parse(name, field)
+    if parsed.project != project:
+        raise IdInvalid.at(field, "belongs to another project than parent")
+    return parsed.run
+
+
 def _add_times(record: RunRecord, run: pb.Run, now: datetime, field: str) -> None:
     now_us = int(now.timestamp() * 1_000_000)
     if run.HasField("start_time"):
@@ -79,9 +88,7 @@ def _add_times(record: RunRecord, run: pb.Run, now: datetime, field: str) -> Non
     else:
         ms = run_id_ms(record.run_id)
         if ms is None:
-            raise FieldRequired.at(
-                f"{field}.start_time", "is required where the run id has no milliseconds"
-            )
+            raise FieldRequired.at(f"{field}.start_time", "is required where the run id has no milliseconds")
         record.start_us = ms * 1000
     _refuse_future(record.start_us, now_us, f"{field}.start_time")
     if run.HasField("end_time"):
@@ -141,7 +148,9 @@ def feedback_value(feedback: pb.Feedback, field: str) -> float | None:
 
 
 def _id(value: str, field: str) -> str:
-    if value and not is_valid_id(value.replace("/", "_")):
+    if not value or (len(value) <= 200 and value.isascii() and value.isprintable()):
+        return value
+    if not is_valid_id(value.replace("/", "_")):
         raise IdInvalid.at(field, "must have at most 200 characters and no controls")
     return value
 
@@ -185,9 +194,8 @@ def _lists(run: pb.Run, field: str) -> tuple[list[str], dict[str, str]]:
     for name, entries in (("media_types", run.media_types), ("models", run.models)):
         if len(entries) > _MOST_ENTRIES:
             raise FieldInvalid.at(f"{field}.{name}", f"has more than {_MOST_ENTRIES} entries")
-    media = [_id(value, f"{field}.media_types[{n}]") for n, value in enumerate(run.media_types)]
-    models = {
-        _id(key, f"{field}.models"): _id(value, f"{field}.models[{key}]")
-        for key, value in sorted(run.models.items())
-    }
+    where = f"{field}.media_types"
+    media = [_id(value, where) for value in run.media_types]
+    where = f"{field}.models"
+    models = {_id(key, where): _id(value, where) for key, value in sorted(run.models.items())}
     return media, models

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from nightshift.experience.v1 import experience_service_pb2 as pb
@@ -26,9 +27,19 @@ class RunStream:
         self._project = ""
         self._index = 0
         self._answer = pb.RecordRunsResponse()
+        self._writing: tuple[list[tuple[int, RunRecord]], asyncio.Future[list[str]]] | None = None
 
     async def take_all(self, requests: AsyncIterator[pb.RecordRunsRequest]) -> pb.RecordRunsResponse:
         """Store every batch; the counts. Raises what concerns the whole call; earlier batches stay."""
+        try:
+            await self._take_each(requests)
+        finally:
+            # Also where a later message is refused: what is being written has its answer.
+            await self._settle()
+        self._answer.rejected.sort(key=lambda refused: refused.index)
+        return self._answer
+
+    async def _take_each(self, requests: AsyncIterator[pb.RecordRunsRequest]) -> None:
         first = True
         async for request in requests:
             if first:
@@ -36,22 +47,31 @@ class RunStream:
                 first = False
             if len(request.runs) > MOST_RUNS_A_MESSAGE:
                 raise FieldInvalid.at("runs", f"has more than {MOST_RUNS_A_MESSAGE} entries")
-            await self._take(request)
-        return self._answer
+            # The next message is checked while this one is being written.
+            batch = self._check(request)
+            await self._settle()
+            records = [record for _, record in batch]
+            if records:
+                task = asyncio.ensure_future(self._intake.record_many(self._project, records))
+                self._writing = (batch, task)
 
-    async def _take(self, request: pb.RecordRunsRequest) -> None:
-        records: list[RunRecord] = []
-        places: list[int] = []
+    def _check(self, request: pb.RecordRunsRequest) -> list[tuple[int, RunRecord]]:
+        batch: list[tuple[int, RunRecord]] = []
         now = self._clock.now()
         for run in request.runs:
             try:
-                records.append(run_record(run, self._project, now, "runs"))
-                places.append(self._index)
+                batch.append((self._index, run_record(run, self._project, now, "runs")))
             except NightshiftError as error:
                 self._reject(self._index, error)
             self._index += 1
-        verdicts = await self._intake.record_many(self._project, records) if records else []
-        for place, record, verdict in zip(places, records, verdicts, strict=True):
+        return batch
+
+    async def _settle(self) -> None:
+        """Wait until what is being written is on disk, and count it."""
+        if self._writing is None:
+            return
+        (batch, task), self._writing = self._writing, None
+        for (place, record), verdict in zip(batch, await task, strict=True):
             if verdict == CREATED:
                 self._answer.created_count += 1
             elif verdict == UNCHANGED:

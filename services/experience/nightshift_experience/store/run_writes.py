@@ -60,6 +60,8 @@ class Incoming:
     # Whether other content under the same (run id, source, revision) replaces what is stored: an importer
     # reads a mutable record; a caller that says two things has made a mistake.
     replaces: bool
+    # JSON of `record` where it is known already.
+    payload: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -105,16 +107,16 @@ def store_batch(
         records_by_run[item.record.run_id].append(StoredRecord(item.record, seq))
     shared = [run for run, records in records_by_run.items() if len(known[run]) > len(records)]
     _add_stored_records(connection, project, shared, records_by_run, accepted)
-    payloads = {key: item.record for key, item in accepted.items()}
+    withheld: dict[tuple[str, str, str], RunRecord] = {}
     for run, told in records_by_run.items():
         if any(is_withheld_by_export(stored.record) for stored in told):
-            _withhold(connection, project, run, told, payloads)
+            withheld |= _withhold(connection, project, run, told, accepted.keys())
     upsert(
         connection,
         tables.run_records,
         [
-            (project, run, source, revision, item.digest, seq, encode(payloads[run, source, revision]))
-            for seq, ((run, source, revision), item) in enumerate(accepted.items(), first_seq)
+            (project, *key, item.digest, seq, _payload(item, withheld.get(key)))
+            for seq, (key, item) in enumerate(accepted.items(), first_seq)
         ],
     )
     outputs = known_outputs(connection, project) if any(i.record.config_name for i in batch) or shared else ()
@@ -305,18 +307,22 @@ def _withhold(
     project: str,
     run: str,
     records: list[StoredRecord],
-    payloads: dict[tuple[str, str, str], RunRecord],
-) -> None:
-    """Take the texts out of everything that was ever told about a run that turns out to be private."""
+    incoming: Collection[tuple[str, str, str]],
+) -> dict[tuple[str, str, str], RunRecord]:
+    """Take the texts out of everything that was ever told about a run that turns out to be private.
+
+    Returns those of the incoming records that had texts, without them; the stored ones are rewritten.
+    """
     column = tables.run_records.c
+    withheld: dict[tuple[str, str, str], RunRecord] = {}
     for stored in records:
         record = stored.record
         if record.prompt is None and record.transformed_prompt is None:
             continue
         stored.record = withhold_texts(record)
         key = (run, record.source, record.revision)
-        if key in payloads:
-            payloads[key] = stored.record
+        if key in incoming:
+            withheld[key] = stored.record
             continue
         connection.execute(
             tables.run_records.update()
@@ -324,6 +330,13 @@ def _withhold(
             .where(column.source == record.source, column.revision == record.revision)
             .values(payload=encode(stored.record))
         )
+    return withheld
+
+
+def _payload(item: Incoming, withheld: RunRecord | None) -> bytes:
+    if withheld is not None:
+        return encode(withheld)
+    return item.payload if item.payload is not None else encode(item.record)
 
 
 def _chain_members(
@@ -353,9 +366,9 @@ def _remark(
     changed = []
     for member in after:
         if member.regeneration_of != new[member.run_id]:
-            changed.append((member.run_id, new[member.run_id]))
-    marked = [replace(member, regeneration_of=new[member.run_id]) for member in after]
-    add_chain(totals, marked, 1)
+            member.regeneration_of = new[member.run_id]
+            changed.append((member.run_id, member.regeneration_of))
+    add_chain(totals, after, 1)
     return changed
 
 
