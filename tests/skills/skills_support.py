@@ -169,7 +169,10 @@ class Plane:
 
     async def until(self, run: str, *states: int, timeout_s: float = 15) -> types.SkillRun:
         """The run once it is in one of the states (any ended one if none is named)."""
-        return await eventually(lambda: self.get(run), lambda r: r.state in (states or ENDED), timeout_s)
+        found: types.SkillRun = await eventually(
+            lambda: self.get(run), lambda r: r.state in (states or ENDED), timeout_s
+        )
+        return found
 
     async def approval_of(self, run: types.SkillRun) -> types.Approval:
         answer: types.Approval = await self.call("GetApproval", pb.GetApprovalRequest(name=run.approval))

@@ -474,7 +474,8 @@ class Surroundings:
 async def surroundings(home: Path) -> AsyncIterator[Surroundings]:
     """All four, on ephemeral ports, until the block ends."""
     async with AsyncExitStack() as stack:
-        monitor = MonitorStandIn()
+        monitor_class: Any = MonitorStandIn
+        monitor = monitor_class()
         running = {
             "monitor": await stack.enter_async_context(
                 serving(
@@ -491,7 +492,7 @@ async def surroundings(home: Path) -> AsyncIterator[Surroundings]:
             )
         }
         made: dict[str, Any] = {}
-        for name, servicer_class, add, full_name in (
+        acting: tuple[tuple[str, Any, Any, str], ...] = (
             (
                 "experience",
                 ExperienceStandIn,
@@ -505,7 +506,8 @@ async def surroundings(home: Path) -> AsyncIterator[Surroundings]:
                 trainer_grpc.add_TrainerServiceServicer_to_server,
                 "nightshift.trainer.v1.TrainerService",
             ),
-        ):
+        )
+        for name, servicer_class, add, full_name in acting:
             # The schema of skills has the kit's tables, and that is all that these need.
             db = stack.enter_context(
                 Database(f"sqlite:///{home / name}.db", migrations="nightshift_skills", name=name)

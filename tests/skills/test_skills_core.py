@@ -7,6 +7,7 @@ import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,6 @@ from nightshift.lab.v1 import lab_service_pb2 as lab_pb
 from nightshift.monitor.v1 import monitor_service_pb2 as monitor_pb
 from nightshift_kit.errors import DiskFull, GlobalLock, NightshiftError
 from nightshift_kit.grants import Tier
-from nightshift_skills import registry as registry_module
 from nightshift_skills.activity import ActivityRelay
 from nightshift_skills.backoff import Backoff, BackoffRule
 from nightshift_skills.catalogue import BUILT_IN
@@ -68,14 +68,15 @@ class TestPlans:
             "/nightshift.lab.v1.LabService/RejectProposal",
             lab_pb.RejectProposalRequest(name="proposals/x", etag="2"),
         )
-        for binding in (
+        changes: tuple[dict[str, object], ...] = (
             {"skill": "skills/y"},
             {"subject": "proposals/y"},
             {"calls": ()},
             {"calls": (other,)},
             {"base_versions": {"a": "2"}},
             {"limits": {}},
-        ):
+        )
+        for binding in changes:
             assert Plan.from_json(a_plan(**binding).to_json()).digest != digest
 
     def test_unknown_fields_are_refused(self) -> None:
@@ -90,7 +91,7 @@ class TestPlans:
             max_size=5,
         )
     )
-    def test_a_request_survives_store_and_wire_with_its_digest(self, content: dict[str, object]) -> None:
+    def test_a_request_survives_store_and_wire_with_its_digest(self, content: dict[str, Any]) -> None:
         request = lab_pb.CreateProposalRequest(config_id="abc")
         request.content.update(content)
         call = PlannedCall.of("/nightshift.lab.v1.LabService/CreateProposal", request)
@@ -303,7 +304,7 @@ class TestRegistry:
     def test_changed_code_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         source = tmp_path / "skill.py"
         source.write_text("one")
-        monkeypatch.setattr(registry_module.inspect, "getfile", lambda _: str(source))
+        monkeypatch.setattr("nightshift_skills.registry.inspect.getfile", lambda _: str(source))
         registry = Registry(BUILT_IN[:1], tiers={}, cooldowns_s={})
         registry.check_unmodified("health_check")
         source.write_text("two")

@@ -229,7 +229,7 @@ async def test_watchers_get_the_state_and_then_what_changes(plane: Plane) -> Non
     complete = await stream.read()
     assert not complete.HasField("skill_run")
     await plane.decide(await plane.approval_of(run))
-    states = []
+    states: list[int] = []
     while not states or states[-1] != SUCCEEDED:
         message = await stream.read()
         if message.HasField("skill_run") and message.skill_run.name == run.name:

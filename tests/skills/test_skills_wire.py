@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nightshift.skills.v1 import resources_pb2 as types
 from nightshift.skills.v1 import skills_service_pb2 as pb
 from nightshift.type.v1 import policy_pb2
@@ -112,7 +114,7 @@ def plane_jobs(plane: Plane):  # type: ignore[no-untyped-def]
     return jobs
 
 
-def _plan(skill: str, parameters: dict[str, object]) -> pb.PlanSkillRequest:
+def _plan(skill: str, parameters: dict[str, Any]) -> pb.PlanSkillRequest:
     request = pb.PlanSkillRequest(name=f"skills/{skill}")
     request.parameters.update(parameters)
     return request

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -70,7 +71,7 @@ async def test_a_theme_becomes_a_config_and_goes_again_without_a_trace(tmp_path:
         channel = channel_to(
             f"127.0.0.1:{settings.port('lab')}", "lab", load_credential(settings, f"person/{os.getuid()}")
         )
-        lab = lab_grpc.LabServiceStub(channel)
+        lab: Any = lab_grpc.LabServiceStub(channel)
         await eventually(lambda: _up(lab), bool, 30)
         await plane.start()
         try:
@@ -80,7 +81,7 @@ async def test_a_theme_becomes_a_config_and_goes_again_without_a_trace(tmp_path:
             await plane.decide(await plane.approval_of(run))
             run = await plane.until(run.name)
             assert run.state == SUCCEEDED, run
-            proposal = run.results[0]["name"]
+            proposal = str(run.results[0]["name"])
             stored = await lab.GetProposal(lab_pb.GetProposalRequest(name=proposal), timeout=10)
             assert stored.report.valid
             assert tree(platform) == before
@@ -110,7 +111,7 @@ async def test_a_theme_becomes_a_config_and_goes_again_without_a_trace(tmp_path:
             await channel.close()
 
 
-async def _up(lab: lab_grpc.LabServiceStub) -> bool:
+async def _up(lab: Any) -> bool:
     try:
         await lab.ListConfigs(lab_pb.ListConfigsRequest(page_size=1), timeout=2)
     except grpc.aio.AioRpcError:
