@@ -18,10 +18,26 @@ def open_root(path: Path | None) -> Root:
         StorageUnsupported, StorageIo: as Root.
     """
     if path is None or not path.is_dir():
-        raise PlatformMissing(
-            "Set NIGHTSHIFT_PLATFORM_ROOT to the platform's folder; the lab cannot do without."
-        )
+        raise PlatformMissing("Set NIGHTSHIFT_PLATFORM_ROOT to the platform's folder and restart the lab.")
     return Root(path)
+
+
+class NoProduction:
+    """Stands in for production where the platform's folder is not there: whatever needs it is refused.
+
+    The lab serves all the same, so that its proposals can be read and the plane comes up; it looks for the folder
+    at its next start.
+
+    Args:
+        problem: What open_root said.
+    """
+
+    def __init__(self, problem: PlatformMissing) -> None:
+        self._message = problem.message
+
+    def __call__(self) -> Catalog:
+        """Raises PlatformMissing."""
+        raise PlatformMissing(self._message)
 
 
 class Production:

@@ -31,7 +31,7 @@ from nightshift_kit.storage import Database
 
 from .catalog import Catalog
 from .content import file_bytes
-from .errors import AlreadyRolledBack, ConfigExists, PromotionConflict, VersionGone
+from .errors import AlreadyRolledBack, ConfigExists, PlatformMissing, PromotionConflict, VersionGone
 from .paths import check_path
 from .proposals import check_transition, check_version, refuse_taken_id
 from .records import Kind, Promotion, Proposal, State, promotion_from_bytes, promotion_to_bytes
@@ -59,7 +59,7 @@ class Promotions:
 
     Args:
         db: The lab's database.
-        effects: File effects on the platform's root.
+        effects: File effects on the platform's root; None where there is no platform.
         catalog: Reads production; blocks.
         outbox: The lab's audit outbox.
         clock: Times of the records.
@@ -69,14 +69,14 @@ class Promotions:
     def __init__(
         self,
         db: Database,
-        effects: FileEffects,
+        effects: FileEffects | None,
         catalog: Callable[[], Catalog],
         outbox: Outbox,
         clock: Clock,
         new_id: Callable[[], str],
     ) -> None:
         self._db = db
-        self._effects = effects
+        self._files = effects
         self._catalog = catalog
         self._outbox = outbox
         self._clock = clock
@@ -87,6 +87,12 @@ class Promotions:
     def close(self) -> None:
         """Waits for the running promotion and takes no more."""
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def _effects(self) -> FileEffects:
+        if self._files is None:
+            raise PlatformMissing("The platform's folder is not there; nothing can be promoted.")
+        return self._files
 
     async def _alone(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -299,7 +305,9 @@ class Promotions:
         Raises:
             The storage's typed errors.
         """
-        found = self._effects.recover_sync()
+        if self._files is None:
+            return 0
+        found = self._files.recover_sync()
         for recovery in found:
             _log.warning("promotion_recovered", path=recovery.path, outcome=recovery.outcome.value)
             if recovery.outcome is Outcome.DRIFTED:
