@@ -114,7 +114,7 @@ def follow(session: Session, run: resources_pb2.SkillRun) -> resources_pb2.Skill
     from nightshift.skills.v1 import skills_service_pb2 as messages
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=session.errors, transient=True) as progress:
+    with Progress(*columns, console=session.errors, transient=True, disable=not session.lively) as progress:
         task = progress.add_task(_doing(run))
         try:
             while state_of(run) not in ENDED | {"AWAITING_APPROVAL"}:
@@ -157,9 +157,9 @@ def show_plan(session: Session, plan: resources_pb2.Plan) -> None:
 
 def diff_text(diff: str) -> Text:
     """A unified diff with colours, everything in it visible."""
-    text = Text()
+    text = Text(end="")
     styles = {"+": "green", "-": "red", "@": "cyan"}
-    for line in diff.split("\n"):
+    for line in diff.rstrip("\n").split("\n"):
         text.append(visible(line.replace("\t", "    ")) + "\n", style=styles.get(line[:1], ""))
     return text
 

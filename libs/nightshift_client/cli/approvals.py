@@ -8,7 +8,7 @@ import typer
 
 from nightshift_client.cli.acting import CommentOption, YesOption, show_plan
 from nightshift_client.cli.session import EXIT_USAGE, CommandFailed, Session, command, named
-from nightshift_client.cli.words import ago, instant, label, one_line, short, table
+from nightshift_client.cli.words import ago, instant, label, one_line, short
 
 if TYPE_CHECKING:
     from nightshift.skills.v1 import resources_pb2
@@ -52,17 +52,11 @@ def list_approvals(
     if not answer.approvals:
         session.say("Nothing waits for a person." if state == "pending" else "None.")
         return
-    rows = [
-        (
-            short(approval.name),
-            _state(approval),
-            short(approval.plan.skill),
-            ago(approval.create_time),
-            one_line(approval.plan.summary, 120),
-        )
-        for approval in answer.approvals
-    ]
-    session.show(table("approval", "state", "skill", "asked", "what", rows=rows))
+    for approval in answer.approvals:
+        asked = f"asked {ago(approval.create_time)}"
+        session.say(f"{short(approval.plan.skill):<22} {_state(approval)}, {asked}")
+        session.say(f"  {approval.name}")
+        session.say(f"  {one_line(approval.plan.summary)}")
 
 
 def show_approval(session: Session, approval: ApprovalArgument) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from nightshift_client.cli.session import EXIT_FAILED, CommandFailed, Session, command
-from nightshift_client.cli.words import instant, table
+from nightshift_client.cli.words import instant
 
 CommentArgument = Annotated[str, typer.Argument(help="Why.")]
 
@@ -36,11 +36,9 @@ def list_events(
     if session.json:
         session.print_json(answer)
         return
-    rows = [
-        (str(event.seq), instant(event.event_time), event.source, event.kind, event.actor, event.subject)
-        for event in answer.audit_events
-    ]
-    session.show(table(("seq", "right"), "when", "from", "what", "who", "about", rows=rows))
+    for event in answer.audit_events:
+        session.say(f"{event.seq:>6}  {instant(event.event_time)}  {event.kind:<22} {event.subject}")
+        session.say(f"        by {event.actor} ({event.source})")
     if answer.next_page_token:
         session.errors.print(f"There are more: --page-token {answer.next_page_token}", soft_wrap=True)
 

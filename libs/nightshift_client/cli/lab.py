@@ -59,17 +59,10 @@ def proposals(
     if session.json:
         session.print_json(answer)
         return
-    rows = [
-        (
-            short(found.name),
-            _state(found),
-            found.config_id,
-            str(len(found.report.findings)),
-            instant(found.create_time),
-        )
-        for found in answer.proposals
-    ]
-    session.show(table("proposal", "state", "config", ("findings", "right"), "stored", rows=rows))
+    for found in answer.proposals:
+        findings = f"{len(found.report.findings)} findings"
+        session.say(f"{instant(found.create_time)}  {found.config_id:<32} {_state(found)}, {findings}")
+        session.say(f"  {found.name}")
 
 
 def show(session: Session, proposal: ProposalArgument) -> None:
@@ -167,17 +160,11 @@ def promotions(session: Session, limit: LimitOption = 50) -> None:
     if session.json:
         session.print_json(answer)
         return
-    rows = [
-        (
-            short(found.name),
-            label(resources_pb2.PromotionKind.Name(found.kind), "PROMOTION_KIND_"),
-            found.path,
-            instant(found.create_time),
-            "rolled back" if found.rolled_back_by else "stands",
-        )
-        for found in answer.promotions
-    ]
-    session.show(table("promotion", "kind", "file", "when", "now", rows=rows))
+    for found in answer.promotions:
+        kind = label(resources_pb2.PromotionKind.Name(found.kind), "PROMOTION_KIND_")
+        now = "rolled back" if found.rolled_back_by else "stands"
+        session.say(f"{instant(found.create_time)}  {kind:<9} {found.path}  ({now})")
+        session.say(f"  {found.name}")
 
 
 def configs(session: Session, limit: LimitOption = 100) -> None:

@@ -234,7 +234,8 @@ def _show_status(session: Session, seen: dict[str, Any]) -> None:
     session.show(table("service", "health", ("address", "fixed"), rows=rows))
     if (monitor := seen.get("monitor")) is not None:
         idleness = monitor.idleness
-        session.say(f"\n{'idle' if idleness.idle else 'not idle'}, since {ago(idleness.since_time)}")
+        session.show("")
+        session.say(f"{'idle' if idleness.idle else 'not idle'}, since {ago(idleness.since_time)}")
         for reason in idleness.reasons:
             if reason.allows_idle == idleness.idle:
                 session.say(f"  {reason.message}")

@@ -186,7 +186,11 @@ def export_runs(
     try:
         request = messages.ExportRunsRequest(parent=f"projects/{project}", filter=filter_)
         with Progress(
-            SpinnerColumn(), TextColumn("{task.completed} runs"), console=session.errors, transient=True
+            SpinnerColumn(),
+            TextColumn("{task.completed} runs"),
+            console=session.errors,
+            transient=True,
+            disable=not session.lively,
         ) as bar:
             task = bar.add_task("", total=None)
             for batch in session.stream("experience", "ExportRuns", request):
@@ -300,7 +304,7 @@ def _watch_import(session: Session, job: Any) -> Any:
         TimeRemainingColumn(),
     )
     request = messages.WatchImportJobRequest(name=job.name)
-    with Progress(*columns, console=session.errors, transient=True, disable=session.json) as bar:
+    with Progress(*columns, console=session.errors, transient=True, disable=not session.lively) as bar:
         task = bar.add_task("", total=None, rate="")
         try:
             for message in session.stream("experience", "WatchImportJob", request):
@@ -348,7 +352,7 @@ def _runs_table(runs: Any) -> Any:
         )
         for run in runs
     ]
-    return table("began", "run", "outcome", "config", "prompt", rows=rows)
+    return table(("began", "fixed"), "run", "outcome", "config", "prompt", rows=rows)
 
 
 def _rate(rate: resources_pb2.Rate) -> str:

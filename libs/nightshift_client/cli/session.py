@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
 
-from nightshift_client.cli.words import visible
+from nightshift_client.cli.words import visible, visible_lines
 from nightshift_client.errors import PlaneNotFound
 from nightshift_client.home import Endpoints, Home, default_home
 
@@ -182,7 +184,14 @@ class Session:
 
     def say(self, text: str) -> None:
         """Prints a line for people; anything that a terminal would obey is made visible."""
-        self.console.print(visible(text))
+        words = text.lstrip(" ")
+        indent = len(text) - len(words)
+        if self.console.is_terminal:
+            # Wrapped lines stay below the first.
+            self.console.print(Padding(Text(visible(words)), (0, 0, 0, indent)))
+        else:
+            # Whoever reads from a pipe wants whole lines.
+            self.console.print(" " * indent + visible(words), soft_wrap=True)
 
     def confirm(self, question: str) -> bool:
         """Asks for a yes.
@@ -197,6 +206,11 @@ class Session:
                 advice="Look at it with --dry-run, and pass --yes to go on.",
             )
         return typer.confirm(question)
+
+    @property
+    def lively(self) -> bool:
+        """Whether somebody looks at a terminal, so that bars and spinners make sense."""
+        return self.errors.is_terminal and not self.json
 
     def close(self) -> None:
         """Closes the channels."""
@@ -279,7 +293,7 @@ def _end(session: Session, error: CommandFailed) -> NoReturn:
         sys.stderr.write(_inert(json.dumps(document, ensure_ascii=False)) + "\n")
     else:
         head = f"{error.reason}: " if error.reason else ""
-        session.errors.print(visible(f"nightshift: {head}{error.message}"), soft_wrap=True)
+        session.errors.print(visible_lines(f"nightshift: {head}{error.message}"), soft_wrap=True)
         if error.advice:
             session.errors.print(visible(error.advice), soft_wrap=True)
     raise typer.Exit(error.status)

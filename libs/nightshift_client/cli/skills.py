@@ -133,17 +133,10 @@ def list_skill_runs(
     if session.json:
         session.print_json(answer)
         return
-    rows = [
-        (
-            instant(run.create_time),
-            short(run.name),
-            short(run.skill),
-            label(state_of(run), ""),
-            one_line(run.failure.message or run.outcome or run.plan.summary, 80),
-        )
-        for run in answer.skill_runs
-    ]
-    session.show(table("created", "run", "skill", "state", "what", rows=rows))
+    for run in answer.skill_runs:
+        session.say(f"{instant(run.create_time)}  {short(run.skill):<22} {label(state_of(run), '')}")
+        session.say(f"  {run.name}")
+        session.say(f"  {one_line(run.failure.message or run.outcome or run.plan.summary)}")
 
 
 def show_skill_run(session: Session, run: RunArgument) -> None:
@@ -240,7 +233,7 @@ def list_preemptions(session: Session, limit: LimitOption = 20) -> None:
         for event in answer.preemptions
     ]
     right = [(title, "right") for title in ("fence", "T1 ms", "T2 ms", "T3 ms", "T4 ms", "runs", "killed")]
-    session.show(table("when", *right, "confirmed", rows=rows))
+    session.show(table(("when", "fixed"), *right, ("done", "fixed"), rows=rows))
 
 
 def parsed(parameters: list[str] | None) -> dict[str, Any]:

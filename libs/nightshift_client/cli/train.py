@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +26,7 @@ from nightshift_client.cli.acting import (
     conclude,
 )
 from nightshift_client.cli.session import EXIT_FAILED, CommandFailed, Session, command, named
-from nightshift_client.cli.words import ago, instant, label, seconds_of, short, size, span, table, visible
+from nightshift_client.cli.words import instant, label, seconds_of, short, size, span, table, visible
 
 if TYPE_CHECKING:
     from nightshift.skills.v1 import resources_pb2 as skills_types
@@ -42,6 +43,7 @@ EpochsOption = Annotated[float, typer.Option("--epochs", min=0)]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0)]
 JobArgument = Annotated[str, typer.Argument(help="Training job; left out: the newest.")]
 
+LINE_INTERVAL_S = 1.0
 OPEN_STATES = frozenset({"STARTING", "RUNNING", "PAUSED"})
 
 
@@ -169,18 +171,13 @@ def list_jobs(session: Session, limit: Annotated[int, typer.Option("--limit", mi
     if session.json:
         session.print_json(answer)
         return
-    rows = [
-        (
-            short(job.name),
-            label(_state(job), "") + (f" ({job.pause_cause})" if job.pause_cause else ""),
-            f"{job.step}/{job.total_steps}",
-            f"{job.loss:.3f}" if job.step else "-",
-            ago(job.create_time),
-            short(job.adapter) or job.failure.reason or "-",
-        )
-        for job in answer.training_jobs
-    ]
-    session.show(table("job", "state", ("step", "right"), ("loss", "right"), "begun", "adapter", rows=rows))
+    for job in answer.training_jobs:
+        state = label(_state(job), "") + (f" ({job.pause_cause})" if job.pause_cause else "")
+        loss = f", loss {job.loss:.3f}" if job.step else ""
+        session.say(f"{instant(job.create_time)}  {state}, step {job.step}/{job.total_steps}{loss}")
+        session.say(f"  {job.name}")
+        if job.adapter or job.failure.reason:
+            session.say(f"  {job.adapter or f'{job.failure.reason}: {job.failure.message}'}")
 
 
 def watch(
@@ -271,8 +268,6 @@ def _newest(session: Session) -> str:
 
 def _job_of(session: Session, run: skills_types.SkillRun) -> str:
     """The job that a run of train_adapter made; "" where it has none yet and will not soon."""
-    import time
-
     from nightshift.skills.v1 import skills_service_pb2 as messages
     from nightshift_client.cli.acting import ENDED, state_of
 
@@ -315,7 +310,8 @@ def _watch(session: Session, name: str, after_seq: int = 0) -> None:
         TimeElapsedColumn(),
     )
     job: Any = None
-    with Progress(*columns, console=session.console, transient=False, disable=session.json) as bar:
+    next_line = 0.0
+    with Progress(*columns, console=session.errors, disable=not session.lively) as bar:
         task = bar.add_task("waiting", total=None, news="")
         try:
             for message in session.stream("trainer", "WatchTrainingJob", request):
@@ -325,9 +321,11 @@ def _watch(session: Session, name: str, after_seq: int = 0) -> None:
                     continue
                 for point in message.points:
                     if point.event:
-                        bar.console.print(
-                            visible(f"{instant(point.point_time)}  {point.event}: {point.message}")
-                        )
+                        session.say(f"{instant(point.point_time)}  {point.event}: {point.message}")
+                    elif not session.lively and point.step and time.monotonic() >= next_line:
+                        # No bar into a pipe: a line now and then.
+                        next_line = time.monotonic() + LINE_INTERVAL_S
+                        session.say(f"step {point.step}/{point.total_steps}  {_news(point)}")
                     bar.update(
                         task,
                         description=visible(point.phase) or label(_state(job), ""),

@@ -110,7 +110,7 @@ def instant(timestamp: Timestamp) -> str:
         return (
             (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=timestamp.seconds))
             .astimezone()
-            .strftime("%Y-%m-%d %H:%M:%S")
+            .strftime("%Y-%m-%d %H:%M")
         )
     except (OverflowError, ValueError):
         return "?"
