@@ -32,6 +32,8 @@ def _fault(step: int) -> None:
     if fault == "hang":
         time.sleep(300)
     elif fault == "hang_hard":
+        # So that the first step is told before nothing is told any more.
+        time.sleep(0.2)
         ctypes.PyDLL(None).sleep(300)
     elif fault == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)

@@ -20,6 +20,7 @@ from nightshift_trainer.worker.order import EXIT_FAILED, Order
 from tests.trainer.training_support import PATIENCE_S, Bench, Fixture, make_fixture, worker_log
 
 FAULTY = "tests.trainer.faulty_worker"
+LONELY = "tests.trainer.lonely_supervisor"
 
 
 @pytest.fixture
@@ -65,13 +66,21 @@ def is_step(message: Any) -> bool:
 
 
 def test_it_learns(bench: Bench, tmp_path: Path) -> None:
-    """The tiny preset on a model of hidden size 128: from guessing to knowing the rows' pattern."""
-    fixture = make_fixture(tmp_path / "fixture", hidden=128, layers=2, rows=120)
-    told = bench.run(Order(fixture.spec(preset="tiny", max_steps=50), tmp_path / "job"))
+    """The tiny preset, NF4, on a model of hidden size 256: from guessing towards the rows' pattern."""
+    fixture = make_fixture(tmp_path / "fixture", hidden=256, rows=200)
+    told = bench.run(Order(fixture.spec(preset="tiny", max_steps=40), tmp_path / "job"))
     losses = told.losses()
     assert told.last()["kind"] == "succeeded"
-    assert losses[0] > 6.0
-    assert sum(losses[-5:]) / 5 < 0.6 * losses[0], losses
+    assert losses[0] > 6.5
+    assert sum(losses[-5:]) / 5 < 0.7 * losses[0], losses
+
+
+@pytest.mark.slow
+def test_it_learns_the_pattern(bench: Bench, tmp_path: Path) -> None:
+    fixture = make_fixture(tmp_path / "fixture", hidden=256, rows=200)
+    losses = bench.run(Order(fixture.spec(preset="tiny", max_steps=100), tmp_path / "job")).losses()
+    assert losses[0] > 6.5
+    assert sum(losses[-5:]) / 5 < 3.5, losses
 
 
 def test_out_of_memory_makes_micro_batches_smaller(
@@ -121,7 +130,7 @@ def test_a_worker_that_does_not_answer_is_killed(
     bench = faulty("hang_hard")
     bench.start(Order(tiny.spec(max_steps=9), tmp_path / "job"), fork=False)
     told = bench.follow(is_step)
-    time.sleep(0.3)
+    time.sleep(0.4)
     bench.supervisor.stop("user")
     bench.follow(told=told)
     assert told.end is not None
