@@ -55,14 +55,14 @@ class ServiceStatus:
 
 
 class _Child:
-    def __init__(self, spec: ServiceSpec) -> None:
+    def __init__(self, spec: ServiceSpec, backoff_s: float) -> None:
         self.spec = spec
         self.process: asyncio.subprocess.Process | None = None
         self.state = "starting"
         self.restarts = 0
         self.last_exit: int | None = None
         self.started_s = 0.0
-        self.backoff_s = _BACKOFF_FIRST_S
+        self.backoff_s = backoff_s
 
     @property
     def pid(self) -> int:
@@ -82,6 +82,8 @@ class Plane:
         ready_timeout_s: How long a service may take to become healthy.
         grace_s: How long a service may take to stop before it is killed.
         environment: Variables for the services on top of this process's own.
+        restart_first_s: Pause before a service that died is started again; doubled with each death in a row.
+        restart_last_s: Longest such pause.
     """
 
     def __init__(
@@ -93,6 +95,8 @@ class Plane:
         ready_timeout_s: float = 60.0,
         grace_s: float = 8.0,
         environment: dict[str, str] | None = None,
+        restart_first_s: float = _BACKOFF_FIRST_S,
+        restart_last_s: float = _BACKOFF_LAST_S,
     ) -> None:
         self._levels = levels(specs)
         self._port_base = settings.port_base if port_base is None else port_base
@@ -100,7 +104,9 @@ class Plane:
         self._ready_timeout_s = ready_timeout_s
         self._grace_s = grace_s
         self._environment = environment or {}
-        self._children = {spec.name: _Child(spec) for level in self._levels for spec in level}
+        self._restart_first_s = restart_first_s
+        self._restart_last_s = restart_last_s
+        self._children = {spec.name: _Child(spec, restart_first_s) for level in self._levels for spec in level}
         self._watchers: list[asyncio.Task[None]] = []
         self._lock_descriptor: int | None = None
         self._stopping = False
@@ -256,7 +262,7 @@ class Plane:
             child.last_exit = await child.process.wait()
             lived_s = time.monotonic() - child.started_s
             if lived_s > _CALM_S:
-                child.backoff_s = _BACKOFF_FIRST_S
+                child.backoff_s = self._restart_first_s
             child.state = "restarting"
             child.restarts += 1
             self._logger.error(
@@ -268,7 +274,7 @@ class Plane:
             )
             self._write_endpoints()
             await asyncio.sleep(child.backoff_s)
-            child.backoff_s = min(2 * child.backoff_s, _BACKOFF_LAST_S)
+            child.backoff_s = min(2 * child.backoff_s, self._restart_last_s)
             try:
                 await self._spawn(child)
                 self._go(child)
