@@ -102,9 +102,10 @@ class Intake:
         return store_batch(connection, project, batch, self._rules, self._now_us())
 
     def _incoming(self, record: RunRecord) -> Incoming:
-        # What the digest covers is what the caller told, not what was made of it.
+        # What the digest covers is what the caller told, not what was made of it: flags are ours, and the
+        # same run told again a little later may have other ones (its clock is not ahead of ours any more).
         payload = encode(record)
-        digest = content_digest(payload)
+        digest = content_digest(encode(replace(record, flags=[])) if record.flags else payload)
         made: dict[str, Any] = {}
         flags = list(record.flags)
         if not record.language:
