@@ -54,6 +54,20 @@ async def test_configs_are_listed_by_pages_and_got_one_by_one(lab: Lab) -> None:
     assert not broken.HasField("content")
 
 
+async def test_large_configs_come_in_smaller_pages(lab: Lab) -> None:
+    for number in range(8):
+        (lab.folder / f"large_{number}.json").write_text(json.dumps({"pipeline": "x", "text": "y" * 900_000}))
+    ids: list[str] = []
+    token = ""
+    while True:
+        page = await lab.read("ListConfigs", pb.ListConfigsRequest(page_size=1000, page_token=token))
+        ids += [config.name for config in page.configs]
+        token = page.next_page_token
+        if not token:
+            break
+    assert ids == sorted(f"configs/{path.name[:-5]}" for path in lab.folder.glob("*.json"))
+
+
 async def test_a_draft_is_valid_stable_and_stores_nothing(lab: Lab) -> None:
     before = tree_digest(lab.root)
     request = pb.DraftProposalRequest(

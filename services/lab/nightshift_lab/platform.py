@@ -25,8 +25,8 @@ def open_root(path: Path | None) -> Root:
 class NoProduction:
     """Stands in for production where the platform's folder is not there: whatever needs it is refused.
 
-    The lab serves all the same, so that its proposals can be read and the plane comes up; it looks for the folder
-    at its next start.
+    The lab serves all the same, so that its proposals can be read and the plane comes up; it looks for the
+    folder at its next start.
 
     Args:
         problem: What open_root said.

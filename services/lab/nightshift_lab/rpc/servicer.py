@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
 
 from nightshift.lab.v1 import lab_service_pb2 as pb
 from nightshift.lab.v1 import lab_service_pb2_grpc, resources_pb2
@@ -20,6 +22,10 @@ from ..resources import ConfigName, PromotionName, ProposalName, check_opportuni
 from ..validation.validator import validate
 from . import render
 from .values import from_struct
+
+_M = TypeVar("_M", bound=Message)
+# A message has at most 4 MiB, and one config more may have 1 MiB.
+_PAGE_BYTES = 2 * 1024 * 1024
 
 _STATES = {number: state for state, number in render.STATES.items()}
 
@@ -46,9 +52,10 @@ class LabServicer(lab_service_pb2_grpc.LabServiceServicer):
         after = _position(request.page_token, query) or ""
         catalog, standing = await self._production(), await self._promotions.standing()
         rest = [file for file in catalog.interception if file.config_id > after]
+        page = _fitting(render.config(file, standing.get(file.path) == file.digest) for file in rest[:size])
         return pb.ListConfigsResponse(
-            configs=[render.config(file, standing.get(file.path) == file.digest) for file in rest[:size]],
-            next_page_token=_next([file.config_id for file in rest], size, query),
+            configs=page,
+            next_page_token=_next([file.config_id for file in rest], len(page), query),
         )
 
     async def GetConfig(self, request: pb.GetConfigRequest, context: Any) -> resources_pb2.Config:
@@ -97,9 +104,10 @@ class LabServicer(lab_service_pb2_grpc.LabServiceServicer):
         size, query = page_size(request.page_size), query_digest(list="proposals", state=request.state)
         before = _position(request.page_token, query)
         found = await self._proposals.page(size + 1, before, _STATES.get(request.state))
+        page = _fitting(render.proposal(proposal) for proposal in found[:size])
         return pb.ListProposalsResponse(
-            proposals=[render.proposal(proposal) for proposal in found[:size]],
-            next_page_token=_next([proposal.proposal_id for proposal in found], size, query),
+            proposals=page,
+            next_page_token=_next([proposal.proposal_id for proposal in found], len(page), query),
         )
 
     async def DiffProposal(self, request: pb.DiffProposalRequest, context: Any) -> pb.DiffProposalResponse:
@@ -158,8 +166,20 @@ def _position(token: str, query: str) -> str | None:
     return None if position is None else str(position[0])
 
 
+def _fitting(messages: Iterable[_M]) -> list[_M]:
+    """As many of the messages as fit into one answer, at least one; the next page goes on from there."""
+    page: list[_M] = []
+    size_bytes = 0
+    for message in messages:
+        size_bytes += message.ByteSize()
+        if page and size_bytes > _PAGE_BYTES:
+            break
+        page.append(message)
+    return page
+
+
 def _next(ids: Sequence[str], size: int, query: str) -> str:
-    return encode_token([ids[size - 1]], query) if len(ids) > size else ""
+    return encode_token([ids[size - 1]], query) if len(ids) > size > 0 else ""
 
 
 def _given(request: Any, field: str) -> Any:
