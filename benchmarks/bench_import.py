@@ -1,6 +1,6 @@
 """Importing a workshop beside reading its metadata with orjson and nothing else.
 
-    python benchmarks/bench_import.py [--runs 5000] [--rounds 3]
+    python benchmarks/bench_import.py [--runs 5000 | --tree DIR] [--rounds 3]
 
 The files are in the page cache. "first" stores everything into an empty database, "second" finds nothing
 changed. Wall time of the whole job, its reading process included.
@@ -68,11 +68,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tree", type=Path, help="a workshop that is there already")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder) / "workshop"
-        command = [sys.executable, str(SIMULATOR), "--out", str(tree), "--runs", str(arguments.runs)]
-        subprocess.run([*command, "--seed", "7"], check=True, stdout=subprocess.DEVNULL)
+        tree = arguments.tree or Path(folder) / "workshop"
+        if arguments.tree is None:
+            command = [sys.executable, str(SIMULATOR), "--out", str(tree), "--runs", str(arguments.runs)]
+            subprocess.run([*command, "--seed", "7"], check=True, stdout=subprocess.DEVNULL)
+        read_metadata(tree)
         rows: list[tuple[float, float, float]] = []
         for number in range(arguments.rounds):
             home = Path(folder) / f"home{number}"
@@ -81,9 +84,7 @@ def main() -> None:
             first, second, created = asyncio.run(import_twice(tree, home))
             rows.append((created / bare, created / first, second))
         load = os.getloadavg()[0]
-    print(
-        f"{os.cpu_count()} cores, load {load:.1f}, {arguments.runs} runs, {arguments.rounds} rounds, medians"
-    )
+    print(f"{os.cpu_count()} cores, load {load:.1f}, {created} runs, {arguments.rounds} rounds, medians")
     bare, first, second = (statistics.median(column) for column in zip(*rows, strict=True))
     print(f"  metadata with orjson and nothing else   {bare:9.0f} runs/s")
     print(f"  first import                            {first:9.0f} runs/s")
