@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
+import shutil
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -13,12 +14,21 @@ from nightshift.skills.v1 import resources_pb2 as types
 from nightshift.skills.v1 import skills_service_pb2 as pb
 from nightshift.trainer.v1 import resources_pb2 as trainer_types
 from nightshift_kit.rpc.channels import decode_error
+from nightshift_kit.storage import Database
 from nightshift_skills.errors import TierLoosened
 from tests.skills.skills_support import Plane, eventually, plane_in
 
 TRAINING = {"base_model": "/models/tiny", "dataset": "/data/rows.jsonl", "max_steps": 60}
 RUNNING = types.SKILL_RUN_STATE_RUNNING
 SUCCEEDED = types.SKILL_RUN_STATE_SUCCEEDED
+
+
+def change(path: Path, statement: str) -> None:
+    """Changes a database behind its service's back, through the library that the service uses: two SQLite
+    libraries in one process drop each other's locks.
+    """
+    with Database(f"sqlite:///{path}", migrations="nightshift_skills", name="intruder") as db:
+        db.write_sync(lambda connection: connection.exec_driver_sql(statement).close())
 
 
 async def trained(plane: Plane, steps: int = 60) -> types.SkillRun:
@@ -277,9 +287,7 @@ async def test_the_audit_verifies_and_a_change_in_any_outbox_is_named(plane: Pla
     some = await plane.call("ListAuditEvents", pb.ListAuditEventsRequest(kind_prefix="approval."))
     assert len(some.audit_events) == 2
     bad = next(event for event in events.audit_events if event.source == "lab")
-    with sqlite3.connect(plane.home / "lab.db") as connection:
-        connection.execute("UPDATE kit_outbox SET actor = 'nobody' WHERE seq = ?", (bad.source_seq,))
-    connection.close()
+    change(plane.home / "lab.db", f"UPDATE kit_outbox SET actor = 'nobody' WHERE seq = {bad.source_seq}")
     report = await verify()
     assert not report.valid
     assert report.first_bad_seq == bad.seq
@@ -296,3 +304,43 @@ async def test_a_report_flood_is_cheap_and_stops_once(plane: Plane) -> None:
     await asyncio.sleep(1.2)
     assert sum(activity.count for activity in plane.around.monitor.activities) == 400
     assert len(plane.around.monitor.activities) <= 3
+
+
+async def test_without_an_audit_nothing_is_done(plane: Plane) -> None:
+    run = await plane.run("propose_config")
+    approval = await plane.approval_of(run)
+    change(plane.home / "skills" / "skills.db", "ALTER TABLE kit_outbox RENAME TO elsewhere")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await plane.decide(approval)
+    assert decode_error(caught.value).reason == "AUDIT_UNAVAILABLE"
+    lock = await plane.refused("ReleaseLock", pb.ReleaseLockRequest())
+    assert lock.reason == "AUDIT_UNAVAILABLE"
+    assert (await plane.approval_of(run)).state == types.APPROVAL_STATE_PENDING
+    assert (await plane.get(run.name)).state == types.SKILL_RUN_STATE_AWAITING_APPROVAL
+    change(plane.home / "skills" / "skills.db", "ALTER TABLE elsewhere RENAME TO kit_outbox")
+    await plane.decide(approval)
+    assert (await plane.until(run.name)).state == SUCCEEDED
+
+
+async def test_a_skill_whose_code_changed_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = tmp_path / "code"
+    copies.mkdir()
+
+    def copied(function: Any) -> str:
+        source = Path(function.__code__.co_filename)
+        copy = copies / source.name
+        if not copy.exists():
+            shutil.copy(source, copy)
+        return str(copy)
+
+    monkeypatch.setattr("nightshift_skills.registry.inspect.getfile", copied)
+    async with plane_in(tmp_path / "home") as plane:
+        with (copies / "propose_config.py").open("a") as file:
+            file.write("# changed\n")
+        request = pb.RunSkillRequest(name="skills/propose_config")
+        assert (await plane.refused("RunSkill", request)).reason == "SKILL_MODIFIED"
+        schedule = await plane.call("GetSchedule", pb.GetScheduleRequest())
+        entry = next(one for one in schedule.entries if one.skill == "skills/propose_config")
+        assert "changed since" in entry.reasons[0]
