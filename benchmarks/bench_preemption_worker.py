@@ -27,8 +27,8 @@ def share(values: list[float], part: float) -> float:
 
 def describe(name: str, values: list[float]) -> str:
     return (
-        f"{name}: median {share(values, 0.5):.0f} ms, p90 {share(values, 0.9):.0f}, p99 {share(values, 0.99):.0f}, "
-        f"max {max(values):.0f} (n={len(values)})"
+        f"{name}: median {share(values, 0.5):.0f} ms, p90 {share(values, 0.9):.0f}, "
+        f"p99 {share(values, 0.99):.0f}, max {max(values):.0f} (n={len(values)})"
     )
 
 

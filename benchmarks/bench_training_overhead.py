@@ -11,6 +11,7 @@ ones. On a shared machine the CPU time says more than the wall clock.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import socket
@@ -45,7 +46,7 @@ class Moments:
 
     def as_json(self, digest: str) -> str:
         wall, cpu = self.wall[_DISCARDED_STEPS:], self.cpu[_DISCARDED_STEPS:]
-        durations = [later - earlier for earlier, later in zip(wall, wall[1:], strict=False)]
+        durations = [later - earlier for earlier, later in itertools.pairwise(wall)]
         return json.dumps(
             {
                 "wall_ms": statistics.median(durations) * 1e3,
@@ -211,8 +212,8 @@ def main() -> None:
         ]
         print(
             f"{unit} a step: plain {medians['plain']:.2f}, worker {medians['worker']:.2f}; overhead "
-            f"{medians['worker'] / medians['plain'] - 1:+.1%} of medians, {statistics.median(ratios):+.1%} median of "
-            f"{len(ratios)} rounds"
+            f"{medians['worker'] / medians['plain'] - 1:+.1%} of medians, "
+            f"{statistics.median(ratios):+.1%} median of {len(ratios)} rounds"
         )
     print(f"last loss the same on both sides in every run: {len(losses) == 1}")
 

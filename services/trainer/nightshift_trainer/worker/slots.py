@@ -106,11 +106,11 @@ class Slots:
         self._refuse_pickles()
         latest = self._latest()
         found = [slot for slot in SLOT_NAMES if (self._folder / slot).is_dir()]
-        if latest is None and not (self._folder / LATEST_FILE).exists():
-            # Killed during the very first write: nothing was ever current, so nothing is lost.
-            return None
         good = [checkpoint for slot in found if (checkpoint := self._verified(slot)) is not None]
         if not good:
+            if len(found) < 2 and not (self._folder / LATEST_FILE).exists():
+                # Killed during the very first write: nothing was ever current, so nothing is lost.
+                return None
             raise CheckpointsCorrupt(f"none of {len(found)} checkpoints in {self._folder.name} is good")
         if latest is not None:
             for checkpoint in good:
