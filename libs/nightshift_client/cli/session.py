@@ -122,7 +122,7 @@ class Session:
                 raise CommandFailed(
                     EXIT_UNREACHABLE, f"this plane has no service {service}", reason="PLANE_DOWN"
                 )
-            name = os.environ.get("NIGHTSHIFT_PERSON", "") or str(os.getuid())
+            name = os.environ.get("NIGHTSHIFT_CLIENT_PERSON", "") or str(os.getuid())
             try:
                 credential = self.home.credential("person", name).read()
             except PlaneNotFound as error:
