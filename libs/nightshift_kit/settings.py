@@ -55,6 +55,18 @@ class ServiceSettings(_Settings):
 
     database_url: str = ""
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `service_settings` merged: variables without our prefix (SEED, DEVICE) are not for us."""
+        return (init_settings,)
+
 
 class PlaneSettings(_Settings):
     """What all processes of one plane agree on. Environment: NIGHTSHIFT_<NAME>; file: section [plane].

@@ -110,8 +110,9 @@ def test_every_command_has_the_shared_options_and_a_help() -> None:
         assert command.help, path
     wanted = """up|down|status|import|runs list|runs search|runs export|configs performance|opportunities|
         skills list|skills plan|skills run|skills runs|skills schedule|approvals list|approvals show|
-        approvals approve|approvals deny|approvals watch|lab proposals|lab show|lab diff|lab reject|lab promote|
-        lab rollback|lab promotions|train start|train watch|train list|train pause|train resume|train cancel|
+        approvals approve|approvals deny|approvals watch|lab proposals|lab show|lab diff|lab reject|
+        lab promote|lab rollback|lab promotions|train start|train watch|train list|
+        train pause|train resume|train cancel|
         train estimate|adapters list|activity|preemptions list|audit list|audit verify|lock|unlock|
         credentials create|probes"""
     assert {tuple(each.split()) for each in wanted.split("|")} <= set(found)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from nightshift_kit.settings import PlaneSettings, service_settings
 from nightshift_monitor.config import MonitorSettings
 from nightshift_monitor.declarations import ProbeDeclaration
 from nightshift_monitor.errors import ProbeNameInvalid
@@ -118,3 +121,13 @@ def test_names_are_read_in_one_shape_only() -> None:
 @given(st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True))
 def test_names_survive_a_round_trip(probe: str) -> None:
     assert ProbeName.parse(ProbeName(probe).name).probe == probe
+
+
+def test_variables_without_our_prefix_are_not_for_us(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("QUIET_S", "3")
+    monkeypatch.setenv("NIGHTSHIFT_MONITOR_HISTORY_DAYS", "5")
+    probes = '[{"name": "disk", "kind": "disk", "target": "/"}]'
+    monkeypatch.setenv("NIGHTSHIFT_MONITOR_PROBES", probes)
+    settings = service_settings(MonitorSettings, "monitor", PlaneSettings(home=tmp_path))
+    assert (settings.quiet_s, settings.history_days) == (120, 5)
+    assert [probe.name for probe in settings.probes] == ["disk"]

@@ -31,7 +31,6 @@ from typing import Self
 from urllib.parse import urljoin
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from nightshift_kit.settings import ServiceSettings
 from nightshift_monitor.declarations import ProbeDeclaration
@@ -59,18 +58,6 @@ class MonitorSettings(ServiceSettings):
     history_days: float = Field(default=14.0, gt=0)
     history_rows_per_probe: int = Field(default=50_000, ge=1)
     keep_alive_s: float = Field(default=15.0, gt=0)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The kit has merged file and environment already; names without our prefix mean other programs."""
-        return (init_settings,)
 
     @field_validator("platform_url", "gpu_service_url", "comfyui_url")
     @classmethod
