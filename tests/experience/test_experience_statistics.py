@@ -65,9 +65,7 @@ records = st.builds(
 operations = st.one_of(
     st.tuples(st.just("store"), st.lists(records, min_size=1, max_size=6)),
     st.tuples(st.just("feedback"), st.sampled_from(RUN_IDS), st.sampled_from([1, 2, 3]), st.integers(0, 9)),
-    st.tuples(
-        st.just("favorites"), st.dictionaries(st.sampled_from(RUN_IDS), st.integers(0, 9), max_size=5)
-    ),
+    st.tuples(st.just("favorites"), st.dictionaries(st.sampled_from(RUN_IDS), st.integers(0, 9), max_size=5)),
     st.tuples(st.just("output"), st.sampled_from(["out1", "gamma"])),
 )
 
