@@ -96,6 +96,8 @@ class Monitor:
         self._timer: asyncio.TimerHandle | None = None
         self._refresh: asyncio.TimerHandle | None = None
         self._unsaved = asyncio.Event()
+        self._noted_count = 0
+        self._saved_count = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -129,7 +131,8 @@ class Monitor:
         self._tasks = []
         await self._prober.stop()
         self._board.close()
-        if self._unsaved.is_set():
+        # Counted rather than asked of the event: a saving may have been cut short just now.
+        if self._saved_count != self._noted_count:
             with contextlib.suppress(NightshiftError):
                 await self._save()
 
@@ -139,6 +142,7 @@ class Monitor:
         A store that cannot be written does not keep a user from counting.
         """
         self._ledger.note(report, now=self._clock.now(), now_ns=self._clock.boottime_ns())
+        self._noted_count += 1
         self._unsaved.set()
         self.evaluate()
 
@@ -292,9 +296,10 @@ class Monitor:
             await asyncio.sleep(SAVE_SPACING_S)
 
     async def _save(self) -> None:
-        await self._records.save_activity(
-            self._ledger.record(now=self._clock.now(), now_ns=self._clock.boottime_ns())
-        )
+        noted_count = self._noted_count
+        record = self._ledger.record(now=self._clock.now(), now_ns=self._clock.boottime_ns())
+        await self._records.save_activity(record)
+        self._saved_count = noted_count
 
     async def _prune_for_ever(self) -> None:
         while True:
