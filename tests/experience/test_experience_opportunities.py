@@ -27,7 +27,7 @@ from nightshift_experience.opportunities.words import stem, words
 from tests.experience.workshops import CONFIG_NAMES, Workshop, disguise, judge, load_simulator, simulate
 
 # Seeds that were not looked at while the constants were chosen.
-UNSEEN_SEED = 23
+UNSEEN_SEED = 33
 PACKAGE = Path(__file__).resolve().parents[2] / "services/experience/nightshift_experience/opportunities"
 
 
@@ -58,7 +58,7 @@ def test_they_are_found_under_other_words_and_names() -> None:
 
 
 def test_a_day_says_nothing() -> None:
-    for seed in (21, 22):
+    for seed in (31, 32):
         workshop = simulate(seed, 200)
         assert detect(workshop.facts, workshop.configs) == []
         # Not for the guard against few runs alone.

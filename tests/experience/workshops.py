@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nightshift_experience.languages import LanguageDetector
 from nightshift_experience.opportunities.configs import ConfigTexts, read_configs
 from nightshift_experience.opportunities.facts import RunFact, facts_of
 
+LANGUAGES = LanguageDetector()
 ROOT = Path(__file__).resolve().parents[2]
 SIMULATOR = ROOT / "examples" / "workshop" / "workshop_exports.py"
 PLATFORM = ROOT / "examples" / "platform"
@@ -73,7 +75,8 @@ def simulate(
                 "run_id": run["run_id"],
                 "session": run["session_key"],
                 "start_us": run["ms"] * 1000,
-                "language": run["language"],
+                # As an import would have it: no record tells its language.
+                "language": LANGUAGES.detect(run["prompt"]),
                 "config": run["interception_config"] or "",
                 "favorite": run["favourite"],
                 "prompt": run["prompt"].strip(),

@@ -38,7 +38,8 @@ class DetectionLimits:
         min_production_runs: Below it a detection finds nothing.
         min_theme_runs, min_theme_sessions: Of an uncovered theme.
         min_run_share, min_session_share: Of all production runs and sessions, of an uncovered theme.
-        min_theme_score: Evidence in nats; on tuning data one theme in twelve above it is false.
+        min_theme_score: Evidence in nats, beyond the logarithm of the number of themes that are large enough
+            to be judged: who looks at many themes finds odd ones by chance.
         min_config_runs: Production runs of a weak config, and of each config that it is compared with.
         weak_rate: A weak config's favourite rate lies below it.
     """
@@ -48,7 +49,7 @@ class DetectionLimits:
     min_theme_sessions: int = 6
     min_run_share: float = 0.01
     min_session_share: float = 0.025
-    min_theme_score: float = 3.0
+    min_theme_score: float = 0.5
     min_config_runs: int = 30
     weak_rate: float = 0.05
 
@@ -119,14 +120,13 @@ def _uncovered(
     least_sessions = max(
         limits.min_theme_sessions, limits.min_session_share * len({fact.session for fact in facts})
     )
-    candidates = [
+    judged = [
         (theme, coverage)
         for theme, coverage in zip(themes, coverages, strict=True)
-        if coverage.runs >= least_runs
-        and coverage.sessions >= least_sessions
-        and theme.keywords
-        and coverage.score >= limits.min_theme_score
+        if coverage.runs >= least_runs and coverage.sessions >= least_sessions and theme.keywords
     ]
+    threshold = limits.min_theme_score + math.log(max(1, len(judged)))
+    candidates = [(theme, coverage) for theme, coverage in judged if coverage.score >= threshold]
     candidates.sort(key=lambda pair: (-pair[1].score, pair[0].label))
     findings: list[Finding] = []
     taken: set[str] = set()

@@ -20,8 +20,8 @@ from .facts import RunFact
 from .motifs import average_linkage, find_motifs
 from .words import spellings
 
-# Share of common sittings from which two groups of motifs are one theme. At a third of it different themes begin
-# to merge on tuning data, at twice of it one theme falls apart.
+# Share of common sittings from which two groups of motifs are one theme. At a third of it different themes
+# begin to merge on tuning data, at twice of it one theme falls apart.
 _BOND = 0.06
 # What one person who happened to combine subjects may add to a bond.
 _CHANCE = 0.25

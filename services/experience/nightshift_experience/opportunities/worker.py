@@ -43,6 +43,8 @@ def _prompt_vectors(place: dict[str, Any]) -> dict[str, Any]:
     index = SearchIndex(
         Path(place["folder"]), model_fingerprint=place["fingerprint"], dimension=place["dimension"]
     )
+    if not index.exists:
+        return {}
     index.open()
     return index.project_vectors(place["project"])
 

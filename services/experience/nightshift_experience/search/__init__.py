@@ -3,7 +3,7 @@
 Wiring (in the service's ``__main__``)::
 
     search = SearchService(db, embedder, folder=home / "experience" / "lance")
-    await search.start()                  # before serving: opens the index, repairs or forgets it
+    await search.start()                  # before serving: notices an index that is gone
     …
     await search.stop_background()        # on Stop, after embedder.stop_background()
     await search.close()                  # at shutdown, before embedder.close() and db.close()

@@ -2,7 +2,8 @@
 
 Rows: project, run_id, language, interception_config, prompt_digest, started_ms, text, vector. A row is
 replaced by (project, run_id), so that writing it again is harmless. All methods block; ``SearchIndex`` is
-called from threads only (``search.service`` does).
+called from threads only (``search.service`` does). LanceDB costs a second and a hundred megabytes to import:
+that is put off until something is indexed or sought.
 """
 
 from __future__ import annotations
@@ -15,11 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import lancedb
 import numpy as np
-import pyarrow as pa
-from lancedb.index import FTS, BTree, IvfFlat
-from lancedb.query import MatchQuery
 from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
@@ -85,7 +82,13 @@ class SearchIndex:
         self._dimension = dimension
         # Vectors of two models share no space: another model gets another table.
         self._name = f"runs_{model_fingerprint}"
-        self._schema = pa.schema(
+        self._write_lock = threading.Lock()
+        self._table: Any = None
+
+    def _schema(self) -> Any:
+        import pyarrow as pa
+
+        return pa.schema(
             [
                 ("project", pa.string()),
                 ("run_id", pa.string()),
@@ -94,11 +97,14 @@ class SearchIndex:
                 ("prompt_digest", pa.string()),
                 ("started_ms", pa.int64()),
                 (_TEXT, pa.string()),
-                (_VECTOR, pa.list_(pa.float32(), dimension)),
+                (_VECTOR, pa.list_(pa.float32(), self._dimension)),
             ]
         )
-        self._write_lock = threading.Lock()
-        self._table: Any = None
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a table, readable or not."""
+        return (self._folder / f"{self._name}.lance").is_dir()
 
     @property
     def table_name(self) -> str:
@@ -123,6 +129,9 @@ class SearchIndex:
                 self._table = self._open_table()
 
     def _open_table(self) -> Any:
+        import lancedb
+        from lancedb.index import FTS, BTree
+
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         database = lancedb.connect(str(self._folder))
         names = database.list_tables().tables
@@ -131,7 +140,7 @@ class SearchIndex:
                 database.drop_table(name)
         if self._name in names:
             return database.open_table(self._name)
-        table = database.create_table(self._name, schema=self._schema)
+        table = database.create_table(self._name, schema=self._schema())
         table.create_index(
             _TEXT,
             # Prompts come in many languages: segmentation by ICU, neither stemming nor stop words of one.
@@ -157,10 +166,13 @@ class SearchIndex:
         """Writes rows, replacing those of the same run."""
         if not rows:
             return
+        import pyarrow as pa
+
+        schema = self._schema()
         vectors = np.ascontiguousarray(np.stack([row.vector for row in rows]), dtype=np.float32)
         columns: dict[str, Any] = {
             field.name: [getattr(row, field.name) for row in rows]
-            for field in self._schema
+            for field in schema
             if field.name != _VECTOR
         }
         columns[_VECTOR] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), self._dimension)
@@ -169,7 +181,7 @@ class SearchIndex:
                 self._table.merge_insert(["project", "run_id"])
                 .when_matched_update_all()
                 .when_not_matched_insert_all()
-                .execute(pa.table(columns, schema=self._schema))
+                .execute(pa.table(columns, schema=schema))
             )
 
     def known(self, project: str, run_ids: Sequence[str]) -> dict[str, tuple[str, str, str]]:
@@ -233,6 +245,8 @@ class SearchIndex:
 
     def matching(self, text: str, where: IndexFilter, limit: int) -> list[IndexHit]:
         """Rows that share words with the text, best first; score is BM25."""
+        from lancedb.query import MatchQuery
+
         rows = (
             # mypy does not see the defaults of a pydantic dataclass.
             self._table.search(MatchQuery(text, _TEXT), query_type="fts")  # type: ignore[call-arg]
@@ -260,6 +274,8 @@ class SearchIndex:
 
     def compact(self, *, flat_limit_rows: int = FLAT_LIMIT_ROWS) -> None:
         """Merges small files, folds new rows into the indices, and indexes vectors once there are many."""
+        from lancedb.index import IvfFlat
+
         with self._write_lock:
             rows = self._table.count_rows()
             indexed = any(_VECTOR in entry.columns for entry in self._table.list_indices())

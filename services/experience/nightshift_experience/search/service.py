@@ -87,6 +87,8 @@ class SearchService:
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="search-index")
         self._children = ChildWork()
         self._embedding = asyncio.Lock()
+        self._opening = asyncio.Lock()
+        self._opened = False
         self._steps_since_compaction = 0
 
     @property
@@ -100,19 +102,29 @@ class SearchService:
         return self._index
 
     async def start(self) -> None:
-        """Opens the index. What it has lost waits for embedding again."""
-        await self._in_thread(functools.partial(self._index.open, repair=True))
-        known = await self._db.read(tables.states, self._index.table_name)
-        lost = [
-            project
-            for project, state in known.items()
-            if await self._in_thread(self._index.count, project) < state.indexed_rows
-        ]
-        if lost:
-            await self._db.write(tables.forget_states, lost)
+        """Notices an index that is gone, without opening one: then everything waits for embedding again."""
+        if not self._index.exists:
+            await self._db.write(tables.forget_states)
+
+    async def _open(self) -> None:
+        """Opens the index at its first use. What it has lost waits for embedding again."""
+        async with self._opening:
+            if self._opened:
+                return
+            await self._in_thread(functools.partial(self._index.open, repair=True))
+            known = await self._db.read(tables.states, self._index.table_name)
+            lost = [
+                project
+                for project, state in known.items()
+                if await self._in_thread(self._index.count, project) < state.indexed_rows
+            ]
+            if lost:
+                await self._db.write(tables.forget_states, lost)
+            self._opened = True
 
     async def rebuild(self) -> None:
         """Throws the index away; EmbedPending makes it anew from the store."""
+        await self._open()
         async with self._embedding:
             await self._db.write(tables.forget_states)
             await self._in_thread(self._index.clear)
@@ -152,6 +164,7 @@ class SearchService:
             raise QueryTooLarge.at("query", f"has {size_bytes} bytes, at most {QUERY_LIMIT_BYTES}")
         if not query.strip():
             raise QueryEmpty.at("query", "must hold something to look for")
+        await self._open()
         where = IndexFilter(project, language, interception_config)
         searches: list[Callable[[int], list[IndexHit]]] = []
         if mode is not SearchMode.TEXT:
@@ -198,6 +211,7 @@ class SearchService:
             EmbeddingStopped: Stop killed the embedding process.
             ModelUnavailable, ModelRefused: No vectors.
         """
+        await self._open()
         table = self._index.table_name
         embedded = 0
         async with self._embedding:
@@ -261,6 +275,7 @@ class SearchService:
 
     async def compact(self) -> None:
         """Compacts the index in a child process, which Stop kills. Raises EmbeddingStopped, Internal."""
+        await self._open()
         model = self._embedder.model
         await self._children.run(
             "nightshift_experience.search.compaction",
