@@ -81,12 +81,8 @@ class Trainer:
     async def act(self, method: str, request: Any, **claims: Any) -> Any:
         skill, tier = SKILLS[method]
         claims.setdefault("fence", self.running.hub.gate.highest if self.running.hub else 1)
-        return await self.running.act(
-            pb_grpc.TrainerServiceStub,
-            method,
-            request,
-            **({"skill": skill, "tier": tier, "timeout_s": 60} | claims),
-        )
+        given: dict[str, Any] = {"skill": skill, "tier": tier, "timeout_s": 60, **claims}
+        return await self.running.act(pb_grpc.TrainerServiceStub, method, request, **given)
 
     async def refused(self, method: str, request: Any, **claims: Any) -> RichError:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -110,7 +106,8 @@ class Trainer:
             }
         )
         estimate = await self.stub.EstimateTraining(pb.EstimateTrainingRequest(spec=asked), timeout=30)
-        return estimate.spec
+        found: resources_pb2.TrainingSpec = estimate.spec
+        return found
 
     async def create(self, fixture: Fixture, claims: dict[str, Any] | None = None, **spec: Any) -> Any:
         request = pb.CreateTrainingJobRequest(spec=await self.planned(fixture, **spec))

@@ -84,8 +84,8 @@ class Service:
             deadline = time.monotonic() + PATIENCE_S
             while True:
                 try:
-                    await stop.RenewLease(control_pb.RenewLeaseRequest(fence=1), timeout=5)  # type: ignore[misc]
-                    await trainer.ListAdapters(pb.ListAdaptersRequest(), timeout=5)  # type: ignore[misc]
+                    await stop.RenewLease(control_pb.RenewLeaseRequest(fence=1), timeout=5)
+                    await trainer.ListAdapters(pb.ListAdaptersRequest(), timeout=5)
                     break
                 except grpc.aio.AioRpcError:
                     assert time.monotonic() < deadline

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nightshift_trainer.worker import slots as module
 from nightshift_trainer.worker.slots import CheckpointsCorrupt, Slots, UnsafeCheckpoint
 
 
@@ -138,7 +137,7 @@ def test_a_kill_between_any_two_calls_loses_at_most_the_write(steps: int, surviv
 
         with pytest.MonkeyPatch.context() as patch:
             for call in ("open", "write", "fsync"):
-                patch.setattr(module.os, call, dying(getattr(os, call)))
+                patch.setattr(os, call, dying(getattr(os, call)))
             patch.setattr(Path, "replace", dying(Path.replace))
             try:
                 write(slots, steps)

@@ -92,15 +92,15 @@ async def test_a_user_stops_it_and_it_ends_with_the_weights_of_an_uninterrupted_
         for name in (reference.adapter, ended.adapter)
     ]
     assert adapters[0].weights_digest == adapters[1].weights_digest
-    events = [
+    told = [
         point.event
         for message in await trainer.watch(job.name)
         for point in message.points
         if point.kind == resources_pb2.PROGRESS_KIND_EVENT
     ]
-    assert events.count("resumed") == 3
-    assert events.count("preempted") == 3
-    assert events[-1] == "ended"
+    assert told.count("resumed") == 3
+    assert told.count("preempted") == 3
+    assert told[-1] == "ended"
 
 
 async def test_a_person_pauses_resumes_and_cancels(trainer: Trainer, tiny: Fixture) -> None:
@@ -141,13 +141,11 @@ async def test_creating_again_with_the_same_grant_creates_nothing(trainer: Train
     method = "nightshift.trainer.v1.TrainerService/CreateTrainingJob"
     fence = trainer.running.hub.gate.highest if trainer.running.hub else 1
     token = trainer.running.mint(method, request, skill="train_adapter", fence=fence)
-    first, second = await asyncio.gather(
-        trainer.act("CreateTrainingJob", request, token=token),
-        trainer.act("CreateTrainingJob", request, token=token),
-        return_exceptions=True,
+    outcomes = await asyncio.gather(
+        *(trainer.act("CreateTrainingJob", request, token=token) for _ in range(2)), return_exceptions=True
     )
-    answers = [answer for answer in (first, second) if not isinstance(answer, BaseException)]
-    assert answers, (first, second)
+    answers = [answer for answer in outcomes if not isinstance(answer, BaseException)]
+    assert answers, outcomes
     again = await trainer.act("CreateTrainingJob", request, token=token)
     assert all(answer == again for answer in answers)
     assert (await trainer.finished(again.name)).state == resources_pb2.TRAINING_JOB_STATE_SUCCEEDED

@@ -83,37 +83,55 @@ def restore_random_state(tensors: Mapping[str, torch.Tensor], rest: Mapping[str,
         torch.cuda.set_rng_state_all(cuda)
 
 
-class SnapshotBuffer:
-    """A reusable safetensors body.
+class Snapshots:
+    """Takes snapshots of one trainer into one reusable buffer.
 
-    One thread fills it; it must not be filled again while it is being written.
+    One thread takes them; the next must not be taken while the previous one is being written.
     """
 
-    def __init__(self) -> None:
-        self._signature: tuple[tuple[str, torch.dtype, tuple[int, ...]], ...] = ()
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._states_seen = -1
         self._header = b""
         self._flat = torch.empty(0, dtype=torch.uint8)
-        self._views: dict[str, torch.Tensor] = {}
+        self._lasting: list[torch.Tensor] = []
+        self._lasting_views: list[torch.Tensor] = []
+        self._random_views: dict[str, torch.Tensor] = {}
 
-    def fill(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Copies tensors of any device into the buffer; returns when the copies are complete."""
-        signature = tuple((name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items())
-        if signature != self._signature:
-            self._lay_out(tensors)
-            self._signature = signature
-        names = list(tensors)
+    def take(self) -> tuple[Sequence[bytes | memoryview], dict[str, Any]]:
+        """Copies everything; answers the safetensors file in pieces, and what JSON can say of the rest."""
+        optimizer = self._source.optimizer
+        random_tensors, random_rest = random_state()
+        # Optimisers make their states with the first step and change them in place ever after.
+        if len(optimizer.state) != self._states_seen:
+            self._lay_out(random_tensors)
+            self._states_seen = len(optimizer.state)
         with torch.no_grad():
-            torch._foreach_copy_(
-                [self._views[name] for name in names], [tensors[name] for name in names], non_blocking=True
-            )
-        if any(tensor.is_cuda for tensor in tensors.values()):
+            torch._foreach_copy_(self._lasting_views, self._lasting, non_blocking=True)
+            for name, view in self._random_views.items():
+                view.copy_(random_tensors[name])
+        if any(tensor.is_cuda for tensor in self._lasting[:1]):
             torch.cuda.synchronize()
+        groups = [
+            {key: value for key, value in group.items() if key != "params"}
+            for group in optimizer.param_groups
+        ]
+        return [self._header, self._flat.numpy().data.cast("B")], {
+            "optimizer_groups": _plain(groups),
+            "optimizer_plain": _plain(self._read_plain_states()),
+            "scheduler": _plain(self._source.scheduler.state_dict()),
+            "rng": random_rest,
+        }
 
-    def pieces(self) -> Sequence[bytes | memoryview]:
-        """The safetensors file, to be written one after the other."""
-        return [self._header, self._flat.numpy().data.cast("B")]
-
-    def _lay_out(self, tensors: Mapping[str, torch.Tensor]) -> None:
+    def _lay_out(self, random_tensors: Mapping[str, torch.Tensor]) -> None:
+        lasting: dict[str, torch.Tensor] = {
+            f"adapter.{name}": parameter for name, parameter in self._source.parameters.items()
+        }
+        for name, parameter in self._source.parameters.items():
+            for key, value in self._source.optimizer.state.get(parameter, {}).items():
+                if isinstance(value, torch.Tensor):
+                    lasting[f"optimizer.{name}|{key}"] = value
+        tensors = {**lasting, **random_tensors}
         # The widest dtypes first keep every tensor aligned without gaps, which safetensors does not allow.
         order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
         header: dict[str, Any] = {}
@@ -132,38 +150,22 @@ class SnapshotBuffer:
         self._header = struct.pack("<Q", len(body)) + body
         # Pinned memory lets the GPU copy at the bus's full speed.
         self._flat = torch.empty(offset, dtype=torch.uint8, pin_memory=_cuda_in_use())
-        self._views = {
-            name: self._flat[header[name]["data_offsets"][0] : header[name]["data_offsets"][1]]
-            .view(tensors[name].dtype)
-            .view(tensors[name].shape)
-            for name in order
-        }
 
+        def view(name: str) -> torch.Tensor:
+            begin, end = header[name]["data_offsets"]
+            return self._flat[begin:end].view(tensors[name].dtype).view(tensors[name].shape)
 
-def collect(source: Source) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors (not copied) and plain values of adapter, optimiser, schedule and random number generators."""
-    tensors: dict[str, torch.Tensor] = {
-        f"adapter.{name}": parameter.detach() for name, parameter in source.parameters.items()
-    }
-    plain: dict[str, dict[str, Any]] = {}
-    for name, parameter in source.parameters.items():
-        for key, value in source.optimizer.state.get(parameter, {}).items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"optimizer.{name}|{key}"] = value
-            else:
-                plain.setdefault(name, {})[key] = value
-    random_tensors, random_rest = random_state()
-    tensors.update(random_tensors)
-    groups = [
-        {key: value for key, value in group.items() if key != "params"}
-        for group in source.optimizer.param_groups
-    ]
-    return tensors, {
-        "optimizer_groups": _plain(groups),
-        "optimizer_plain": _plain(plain),
-        "scheduler": _plain(source.scheduler.state_dict()),
-        "rng": random_rest,
-    }
+        self._lasting = list(lasting.values())
+        self._lasting_views = [view(name) for name in lasting]
+        self._random_views = {name: view(name) for name in random_tensors}
+
+    def _read_plain_states(self) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for name, parameter in self._source.parameters.items():
+            for key, value in self._source.optimizer.state.get(parameter, {}).items():
+                if not isinstance(value, torch.Tensor):
+                    found.setdefault(name, {})[key] = value
+        return found
 
 
 def restore_weights(parameters: Mapping[str, torch.nn.Parameter], stored: bytes) -> dict[str, torch.Tensor]:

@@ -36,7 +36,7 @@ from nightshift_trainer.worker.slots import (
     StoredCheckpoint,
     UnsafeCheckpoint,
 )
-from nightshift_trainer.worker.snapshot import SnapshotBuffer, collect
+from nightshift_trainer.worker.snapshot import Snapshots
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Training:
         self._links = links
         self._slots = Slots(order.job_folder / CHECKPOINTS_FOLDER)
         self.writer = ShadowWriter(self._slots)
-        self._buffer = SnapshotBuffer()
+        self._snapshots: Snapshots | None = None
         self.restored: StoredCheckpoint | None = None
         self._rows: TokenizedRows | None = None
         self._total_steps = 0
@@ -129,6 +129,7 @@ class Training:
 
     def began(self, trainer: Any) -> None:
         """See exact.Session. Makes sure that there is a checkpoint before the first step."""
+        self._snapshots = Snapshots(exact.source_of(trainer))
         if self.restored is None:
             self._checkpoint(trainer, lambda digest: None)
             self.writer.wait_idle()
@@ -304,9 +305,9 @@ class Training:
 
     def _checkpoint(self, trainer: Any, durable: Callable[[str], None]) -> None:
         assert self._rows is not None
-        tensors, state = collect(exact.source_of(trainer))
+        assert self._snapshots is not None
         self.writer.wait_idle()
-        self._buffer.fill(tensors)
+        pieces, state = self._snapshots.take()
         step = int(trainer.state.global_step)
         batches = math.ceil(len(self._rows.dataset) / self._spec.batch_size)
         steps_an_epoch = max(1, math.ceil(batches / self._spec.gradient_accumulation))
@@ -331,7 +332,7 @@ class Training:
                 "gradient_norm": self._gradient_norm,
             }
         )
-        self.writer.submit(step, self._buffer.pieces(), state, durable)
+        self.writer.submit(step, pieces, state, durable)
 
     def _save(self, trainer: Any, tokenizer: Any) -> None:
         folder = self._order.job_folder / ADAPTER_FOLDER
