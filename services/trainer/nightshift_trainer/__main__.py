@@ -15,10 +15,13 @@ from nightshift_kit.settings import service_settings
 from nightshift_kit.storage import Database
 from nightshift_trainer.backend_choice import BackendChoice
 from nightshift_trainer.config import TrainerSettings
+from nightshift_trainer.engine import BackgroundWork, Engine, Tuning
 from nightshift_trainer.gpu import Gpus, find_gpus
 from nightshift_trainer.inspection import Inspector
-from nightshift_trainer.jobs import BackgroundWork, TrainingJobs, Tuning
+from nightshift_trainer.job_files import JobFiles
+from nightshift_trainer.jobs import TrainingJobs
 from nightshift_trainer.launcher import worker_environment
+from nightshift_trainer.reading import TrainingReads
 from nightshift_trainer.rpc.render import encoded_job
 from nightshift_trainer.rpc.servicer import TrainerServicer
 from nightshift_trainer.supervisor import Supervisor
@@ -52,23 +55,23 @@ def make_jobs(
     trainer_home = home / "trainer"
     (trainer_home / "jobs").mkdir(parents=True, exist_ok=True)
     environment = worker_environment(settings.cpu_threads, trainer_home / "caches")
-    return TrainingJobs(
-        home=home,
+    files = JobFiles(home, settings.kept_points)
+    inspector = Inspector(
+        adapters_home=trainer_home / "adapters",
+        gpus=gpus,
+        budget_bytes=settings.vram_budget_bytes,
+        reserve_bytes=settings.vram_reserve_bytes,
+    )
+    engine = Engine(
         db=db,
+        files=files,
         outbox=Outbox("trainer", clock),
         clock=clock,
-        new_id=new_id,
         supervisor=Supervisor(
             environment=environment,
             log_folder=trainer_home,
             worker_module=settings.worker_module,
             boottime_ns=clock.boottime_ns,
-        ),
-        inspector=Inspector(
-            adapters_home=trainer_home / "adapters",
-            gpus=gpus,
-            budget_bytes=settings.vram_budget_bytes,
-            reserve_bytes=settings.vram_reserve_bytes,
         ),
         backends=BackendChoice(settings.backend, environment),
         gpus=gpus,
@@ -77,11 +80,13 @@ def make_jobs(
         tuning=Tuning(
             cpu_threads=settings.cpu_threads,
             stop_grace_s=settings.stop_grace_s,
-            kept_points=settings.kept_points,
-            keep_alive_s=settings.keep_alive_s,
             keep_warm_s=settings.keep_warm_s,
             fork_on_cpu=settings.cpu_start == "fork",
         ),
+    )
+    reads = TrainingReads(db, inspector, engine, settings.keep_alive_s)
+    return TrainingJobs(
+        db=db, files=files, clock=clock, new_id=new_id, inspector=inspector, engine=engine, reads=reads
     )
 
 

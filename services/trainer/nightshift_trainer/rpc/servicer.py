@@ -25,12 +25,13 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
 
     def __init__(self, jobs: TrainingJobs) -> None:
         self._jobs = jobs
+        self._reads = jobs.reads
 
     async def EstimateTraining(
         self, request: service_pb.EstimateTrainingRequest, context: Any
     ) -> service_pb.EstimateTrainingResponse:
         """See the proto."""
-        return render.estimate(*await self._jobs.estimate(render.given(request.spec)))
+        return render.estimate(*await self._reads.estimate(render.given(request.spec)))
 
     async def CreateTrainingJob(
         self, request: service_pb.CreateTrainingJobRequest, context: Any
@@ -41,7 +42,7 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
 
     async def GetTrainingJob(self, request: service_pb.GetTrainingJobRequest, context: Any) -> pb.TrainingJob:
         """See the proto."""
-        return render.training_job(await self._jobs.get(TrainingJobName.parse(request.name).id))
+        return render.training_job(await self._reads.get(TrainingJobName.parse(request.name).id))
 
     async def ListTrainingJobs(
         self, request: service_pb.ListTrainingJobsRequest, context: Any
@@ -49,7 +50,7 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
         """See the proto."""
         size = page_size(request.page_size)
         position = cast("tuple[str] | None", decode_token(request.page_token, _JOBS, [str]))
-        jobs = await self._jobs.list_jobs(before=position[0] if position else None, limit=size + 1)
+        jobs = await self._reads.list_jobs(before=position[0] if position else None, limit=size + 1)
         return service_pb.ListTrainingJobsResponse(
             training_jobs=[render.training_job(job) for job in jobs[:size]],
             next_page_token=encode_token([jobs[size - 1].id], _JOBS) if len(jobs) > size else "",
@@ -62,7 +63,7 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
         if request.after_seq < 0:
             raise FieldInvalid.at("after_seq", "must be 0 or more")
         job_id = TrainingJobName.parse(request.name).id
-        async for job, points in self._jobs.watch(job_id, request.after_seq):
+        async for job, points in self._reads.watch(job_id, request.after_seq):
             yield render.news(job, points)
 
     async def PauseTrainingJob(
@@ -92,7 +93,7 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
         """See the proto."""
         size = page_size(request.page_size)
         position = cast("tuple[int, str] | None", decode_token(request.page_token, _ADAPTERS, [int, str]))
-        found = await self._jobs.list_adapters(before=position, limit=size + 1)
+        found = await self._reads.list_adapters(before=position, limit=size + 1)
         return service_pb.ListAdaptersResponse(
             adapters=[render.adapter(one) for one in found[:size]],
             next_page_token=(
@@ -102,4 +103,4 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
 
     async def GetAdapter(self, request: service_pb.GetAdapterRequest, context: Any) -> pb.Adapter:
         """See the proto."""
-        return render.adapter(await self._jobs.get_adapter(AdapterName.parse(request.name).id))
+        return render.adapter(await self._reads.get_adapter(AdapterName.parse(request.name).id))
