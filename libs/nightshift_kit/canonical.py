@@ -11,7 +11,7 @@ from typing import Any, cast
 from google.protobuf import json_format, symbol_database
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from nightshift_kit.errors import FieldUnknown
@@ -119,8 +119,10 @@ def _unpacked(message: AnyMessage, path: str) -> Message:
         inner = symbol_database.Default().GetSymbol(name)()
     except KeyError as error:
         raise FieldUnknown.at(path or "type_url", f"the message type {name!r} is not known") from error
-    if not message.Unpack(inner):
-        raise FieldUnknown.at(path or "value", f"the bytes are not a {name}")
+    try:
+        message.Unpack(inner)
+    except DecodeError as error:
+        raise FieldUnknown.at(path or "value", f"the bytes are not a {name}") from error
     return inner
 
 
