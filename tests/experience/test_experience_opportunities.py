@@ -136,7 +136,7 @@ def fact(number: int, *, favorite: bool = False, config: str = "one", prompt: st
 
 
 def weak_configs(counts: dict[str, tuple[int, int]]) -> list[str]:
-    facts = []
+    facts: list[RunFact] = []
     for config, (favorites, total) in counts.items():
         facts += [fact(len(facts) + i, favorite=i < favorites, config=config) for i in range(total)]
     found = detect(facts, [], limits=DetectionLimits(min_production_runs=0))

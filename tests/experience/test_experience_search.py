@@ -208,7 +208,7 @@ async def test_stop_ends_embedding_and_it_goes_on_later(db: Database, search: Se
     for number in range(700):
         db.write_sync(rows.put, {"run_id": f"r{number:03}", "prompt": f"a long story, part {number}"})
     work = asyncio.create_task(search.embed_pending(PROJECT, 700, EFFECT))
-    while search.index.count(PROJECT) == 0:
+    while (await search.counts(PROJECT))[0] == 0:
         await asyncio.sleep(0.02)
     await search.stop_background()
     with pytest.raises(EmbeddingStopped):

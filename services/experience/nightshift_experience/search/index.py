@@ -25,8 +25,8 @@ _TEXT = "text"
 # Below this many rows a flat scan of 384 floats each takes a few milliseconds and finds everything.
 FLAT_LIMIT_ROWS = 20_000
 _ROWS_PER_PARTITION = 512
-_PROBED_SHARE = 0.15
-_MIN_PROBES = 24
+_PROBED_SHARE = 0.08
+_MIN_PROBES = 12
 # Readers that began before a compaction may still hold older files.
 _KEEP_VERSIONS = timedelta(minutes=10)
 _IN_CHUNK = 500
@@ -84,6 +84,7 @@ class SearchIndex:
         self._name = f"runs_{model_fingerprint}"
         self._write_lock = threading.Lock()
         self._table: Any = None
+        self._probes = 0
 
     def _schema(self) -> Any:
         import pyarrow as pa
@@ -127,10 +128,11 @@ class SearchIndex:
                     raise
                 shutil.rmtree(self._folder, ignore_errors=True)
                 self._table = self._open_table()
+            self._probes = self._read_probes()
 
     def _open_table(self) -> Any:
         import lancedb
-        from lancedb.index import FTS, BTree
+        from lancedb.index import FTS, Bitmap, BTree
 
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         database = lancedb.connect(str(self._folder))
@@ -148,6 +150,8 @@ class SearchIndex:
         )
         table.create_index("run_id", config=BTree())
         table.create_index("prompt_digest", config=BTree())
+        for column in ("project", "language", "interception_config"):
+            table.create_index(column, config=Bitmap())
         return table
 
     def clear(self) -> None:
@@ -234,9 +238,8 @@ class SearchIndex:
             .select(["run_id", "prompt_digest", "started_ms", "_distance"])
             .limit(limit)
         )
-        probes = self._probes()
-        if probes:
-            query = query.nprobes(probes)
+        if self._probes:
+            query = query.nprobes(self._probes)
         rows = query.to_arrow().to_pylist()
         return [
             IndexHit(row["run_id"], row["prompt_digest"], row["started_ms"], 1.0 - row["_distance"])
@@ -287,17 +290,20 @@ class SearchIndex:
                     ),
                 )
             self._table.optimize(cleanup_older_than=_KEEP_VERSIONS)
+            self._probes = self._read_probes()
 
     def refresh(self) -> None:
         """Sees what another process has compacted."""
         self._table.checkout_latest()
+        self._probes = self._read_probes()
 
     def close(self) -> None:
         """Lets go of the table."""
         with self._write_lock:
             self._table = None
 
-    def _probes(self) -> int:
+    def _read_probes(self) -> int:
+        """How many partitions a search looks into; 0 without a vector index."""
         for entry in self._table.list_indices():
             if _VECTOR in entry.columns:
                 return max(_MIN_PROBES, int(_PROBED_SHARE * entry.num_indexed_rows / _ROWS_PER_PARTITION))

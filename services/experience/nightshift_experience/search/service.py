@@ -15,6 +15,7 @@ import numpy as np
 
 from nightshift_kit.storage import Database
 
+from ..embedding.errors import EmbeddingStopped
 from ..embedding.process import EmbeddingProcess
 from ..store import search_tables as tables
 from ..store.run_reads import Row, get_runs
@@ -89,6 +90,7 @@ class SearchService:
         self._embedding = asyncio.Lock()
         self._opening = asyncio.Lock()
         self._opened = False
+        self._stops = 0
         self._steps_since_compaction = 0
 
     @property
@@ -213,10 +215,12 @@ class SearchService:
         """
         await self._open()
         table = self._index.table_name
-        embedded = 0
+        embedded, stops = 0, self._stops
         async with self._embedding:
             state = await self._db.read(tables.read_state, project, table)
             while embedded < limit:
+                if self._stops != stops:
+                    raise EmbeddingStopped("background embedding was told to stop")
                 batch = await self._db.read(
                     tables.changed_runs, project, state.indexed_seq, min(_STEP_RUNS, limit - embedded)
                 )
@@ -289,6 +293,7 @@ class SearchService:
 
     async def stop_background(self) -> None:
         """Ends embedding and compaction now: kills their processes."""
+        self._stops += 1
         self._children.stop()
         await self._embedder.stop_background()
 
