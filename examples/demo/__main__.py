@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -38,6 +39,10 @@ def main() -> int:
     failed = True
     try:
         play(stage, narrator, arguments.runs, arguments.seed)
+        if not arguments.keep:
+            with narrator.step("Stop: the plane and the platform end cleanly"):
+                stage.close()
+        narrator.summary()
         failed = False
     except DemoFailedError as error:
         console.print(f"\n[bold red]The demo failed.[/bold red] {error}", markup=True)
@@ -49,8 +54,9 @@ def main() -> int:
                 "   .venv/bin/nightshift status\nand stop it with:\n   .venv/bin/nightshift down\n"
                 f"The example platform runs as process {stage.platform_pid} on port {stage.platform_port}."
             )
-        else:
-            stage.close()
+        elif failed:
+            with contextlib.suppress(DemoFailedError):
+                stage.close()
     return 1 if failed else 0
 
 

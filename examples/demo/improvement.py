@@ -139,9 +139,8 @@ def promote_and_roll_back(stage: Stage, narrator: Narrator, proposal: str) -> No
     narrator.say(run.get("outcome", ""))
     promotion = stage.nightshift("lab", "promotions")["promotions"][0]
     path = stage.platform_root / promotion["path"]
-    narrator.check(
-        path.is_file(), f"{promotion['path']} is in production's folder (sha256 {promotion['digest'][:12]}…)"
-    )
+    written = hashlib.sha256(path.read_bytes()).hexdigest()
+    narrator.check(written == promotion["digest"], f"{promotion['path']} is in production's folder", written)
     run = wait_run(stage, stage.nightshift("lab", "rollback", promotion["name"], "--yes"))
     narrator.say(run.get("outcome", ""))
     narrator.check(
@@ -206,13 +205,3 @@ def pending_approval(stage: Stage, skill: str) -> dict[str, Any] | None:
     approvals = stage.nightshift("approvals", "list").get("approvals", [])
     pending = [a for a in approvals if a["state"] == "APPROVAL_STATE_PENDING" and a["plan"]["skill"] == skill]
     return pending[0] if pending else None
-
-    "CommandFailedError",
-    "find",
-    "learn",
-    "promote_and_roll_back",
-    "propose",
-    "remember",
-    "wait_for",
-    "wait_run",
-]

@@ -40,13 +40,13 @@ class Narrator:
         if not holds:
             raise DemoFailedError(f"{claim}: does not hold. Seen: {seen!r}")
         self._console.print("   [green]✓[/green] ", end="")
-        self._console.print(claim, highlight=False, markup=False)
+        self._console.print(claim, highlight=False, markup=False, soft_wrap=True)
 
     def summary(self) -> None:
         """All steps with their times."""
         self._console.print("\n[bold]What took how long[/bold]")
         for index, (title, took) in enumerate(self.times, 1):
-            self._console.print(f"   {index}  {title:<66} {took:6.1f} s", highlight=False)
+            self._console.print(f"   {index}  {title:<74} {took:6.1f} s", highlight=False, soft_wrap=True)
         self._console.print(
-            f"      {'in all':<66} {time.monotonic() - self._started:6.1f} s", highlight=False
+            f"      {'in all':<74} {time.monotonic() - self._started:6.1f} s", highlight=False
         )

@@ -21,28 +21,17 @@ ARRIVAL_STEP = 15
 
 def train(stage: Stage, narrator: Narrator) -> None:
     """Two trainings of the same spec: one left alone, one with a user in the middle."""
-    model = stage.folder / "tiny-qwen3"
+    folder = stage.folder / "tiny-qwen3"
     subprocess.run(
-        [
-            sys.executable,
-            EXAMPLES / "tiny_model.py",
-            model,
-            "--hidden",
-            "64",
-            "--layers",
-            "2",
-            "--rows",
-            "200",
-        ],
+        [sys.executable, EXAMPLES / "tiny_model.py", folder, "--rows", "200"],
         env=stage.environment,
         check=True,
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
-    narrator.say(f"a tiny Qwen3 with a tokenizer of its own lies in {model.name}/")
-
-    reference = _train_once(stage, narrator, model, "left-alone", user=False)
-    interrupted = _train_once(stage, narrator, model, "with-a-user", user=True)
-    weights, again = reference["weights_digest"], interrupted["weights_digest"]
+    narrator.say(f"a tiny Qwen3 with a tokenizer of its own lies in {folder.name}/")
+    weights = _train_once(stage, narrator, folder, "left-alone", user=False)["weights_digest"]
+    again = _train_once(stage, narrator, folder, "with-a-user", user=True)["weights_digest"]
     narrator.check(
         weights == again,
         f"the interrupted training ended with the very same weights (sha256 {weights[:16]}…)",
@@ -50,25 +39,22 @@ def train(stage: Stage, narrator: Narrator) -> None:
     )
 
 
-def _train_once(stage: Stage, narrator: Narrator, model: Path, name: str, *, user: bool) -> dict[str, Any]:
+def _train_once(stage: Stage, narrator: Narrator, folder: Path, name: str, *, user: bool) -> dict[str, Any]:
     """Plan, approve, follow; with `user`, report activity in the middle. Returns the adapter."""
-    rows = next(iter(model.glob("*.jsonl")))
-    run = stage.nightshift(
-        *("train", "start", "--base-model", str(model), "--dataset", str(rows), "--preset", "tiny"),
-        *(
-            "--max-steps",
-            str(STEPS),
-            "--lora-dropout",
-            "0.1",
-            "--seed",
-            "7",
-            "--adapter-id",
-            name,
-            "--propose",
-        ),
-    )
+    options = {
+        "base-model": folder / "model",
+        "dataset": folder / "rows.jsonl",
+        "preset": "tiny",
+        "max-steps": STEPS,
+        "lora-dropout": 0.1,
+        "seed": 7,
+        "adapter-id": name,
+    }
+    given = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    run = stage.nightshift("train", "start", *given, "--propose")
     narrator.say(f"{name}: {run['plan']['summary']}")
-    narrator.check(run["state"] == "SKILL_RUN_STATE_AWAITING_APPROVAL", "it waits for a person", run["state"])
+    waits = run["state"] == "SKILL_RUN_STATE_AWAITING_APPROVAL"
+    narrator.check(waits, "it waits for a person", run["state"])
     stage.nightshift("approvals", "approve", run["approval"], "--yes")
     job = wait_for(lambda: _job_of(stage, run["name"]), 60, "the training job")
     with _progress(stage, job["name"]) as points:
