@@ -171,7 +171,7 @@ class _PlaneFile(PydanticBaseSettingsSource):
         return {**section, "home": home}
 
 
-SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
 
 
 def plane_settings(**overrides: Any) -> PlaneSettings:
@@ -196,7 +196,7 @@ def service_settings(cls: type[SettingsT], section: str, plane: PlaneSettings | 
     A ``database_url`` that is left empty becomes ``sqlite:///HOME/<section>/<section>.db``.
 
     Args:
-        cls: Frozen settings class, best a subclass of ``ServiceSettings``.
+        cls: The service's subclass of ``ServiceSettings``.
         section: The service's name.
         plane: The plane's settings; loaded where not given.
 
@@ -210,7 +210,7 @@ def service_settings(cls: type[SettingsT], section: str, plane: PlaneSettings | 
     from_file = _section(path, section)
     from_environment = EnvSettingsSource(cls, env_prefix=prefix)()
     values = _merged(from_file, from_environment)
-    if "database_url" in cls.model_fields and not values.get("database_url"):
+    if not values.get("database_url"):
         home = plane.service_home(section)
         values["database_url"] = f"sqlite:///{home / section}.db"
     try:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import multiprocessing as mp
 import threading
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -16,6 +19,7 @@ from nightshift_kit.errors import DbBusy, MigrationFailed, StorageIo
 from nightshift_kit.storage import Database, schema_differences
 from nightshift_kit.storage.migrations import migrate
 from tests.kit.sample_store.store.tables import metadata, notes
+from tests.support.postgres import PostgresServer
 
 MIGRATIONS = "tests.kit.sample_store"
 AT = dt.datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=dt.UTC)
@@ -289,3 +293,87 @@ async def test_closing_finishes_what_waits(database_url: str) -> None:
     assert len(await asyncio.gather(*waiting)) == 100
     with Database(database_url, migrations=MIGRATIONS, name="sample") as again:
         assert len(again.read_sync(ids)) == 100
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO notes (id, body) VALUES (:id, :text)",
+        "INSERT INTO notes (id, body) VALUES (:text, NULL)",
+        "INSERT INTO notes (id, body, parent) VALUES ('c', 'x', :text)",
+        "SELECT CAST(:text AS integer) + abs(-9223372036854775807 - 1)",
+    ],
+)
+def test_errors_quote_no_data_of_users(db: Database, statement: str) -> None:
+    secret = "Mia from class 4b"
+    db.write_sync(add, "a")
+    with pytest.raises(sa.exc.DBAPIError) as refused:
+        db.write_sync(lambda c: c.execute(sa.text(statement), {"id": "a", "text": secret}).all())
+    shown = "".join(traceback.format_exception(refused.value))
+    assert "Mia" not in shown
+
+
+@pytest.mark.postgres
+async def test_a_lost_connection_is_said_and_replaced(
+    postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    with Database(postgres_url, migrations=MIGRATIONS, name="sample") as database:
+        database.migrate()
+        assert await database.write(add, "a") == "a"
+        assert await database.read(ids) == ["a"]
+        name = sa.make_url(postgres_url).database
+        postgres_server.execute(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        )
+        with pytest.raises(StorageIo):
+            await database.write(add, "lost")
+        assert database.healthy
+        assert await database.write(add, "b") == "b"
+        for _ in range(5):
+            # Each reader thread has its own connection, and each of those may be one that was lost.
+            with contextlib.suppress(StorageIo):
+                await database.read(ids)
+        assert await database.read(ids) == ["a", "b"]
+
+
+@pytest.mark.postgres
+def test_a_server_that_is_not_there_is_a_typed_error(tmp_path: Path) -> None:
+    url = f"postgresql+psycopg://nobody@/none?host={tmp_path}"
+    with Database(url, migrations=MIGRATIONS, name="sample") as database:
+        with pytest.raises(StorageIo):
+            database.migrate()
+        with pytest.raises(StorageIo):
+            database.write_sync(add, "a")
+        with pytest.raises(StorageIo):
+            database.read_sync(ids)
+
+
+@pytest.mark.postgres
+def test_a_deadlock_with_another_program_is_busy(postgres_url: str) -> None:
+    """Somebody who takes rows in another order, outside of ``Database``."""
+    with Database(postgres_url, migrations=MIGRATIONS, name="sample") as database:
+        database.migrate()
+        database.write_sync(add, "a")
+        database.write_sync(add, "b")
+        engine = sa.create_engine(postgres_url)
+        lock = notes.update().values(body="y")
+        ours_has_a, theirs_has_b = threading.Event(), threading.Event()
+
+        def ours(connection: sa.Connection) -> None:
+            connection.execute(lock.where(notes.c.id == "a"))
+            ours_has_a.set()
+            assert theirs_has_b.wait(20)
+            connection.execute(lock.where(notes.c.id == "b"))
+
+        with ThreadPoolExecutor(1) as pool, engine.connect() as other, other.begin():
+            # The one who finds the deadlock loses; ours looks first.
+            other.execute(sa.text("SET LOCAL deadlock_timeout = '30s'"))
+            other.execute(lock.where(notes.c.id == "b"))
+            waiting = pool.submit(database.write_sync, ours)
+            assert ours_has_a.wait(20)
+            theirs_has_b.set()
+            other.execute(lock.where(notes.c.id == "a"))
+            with pytest.raises(DbBusy):
+                waiting.result(20)
+        engine.dispose()
+        assert database.write_sync(add, "c") == "c"

@@ -113,7 +113,10 @@ def _change_files(folder: Path, seed: int) -> None:
     database, root, effects = opened(folder)
     outcomes = [recovery.outcome.value for recovery in effects.recover_sync()]
     wrong = check(folder, database, root)
-    (folder / f"round-{seed}.json").write_text(json.dumps({"outcomes": outcomes, "wrong": wrong}))
+    # Whole or not at all: its being there is the sign to kill.
+    report = folder / f"round-{seed}.tmp"
+    report.write_text(json.dumps({"outcomes": outcomes, "wrong": wrong}))
+    report.rename(folder / f"round-{seed}.json")
     if wrong:
         os._exit(3)
     while True:
@@ -205,6 +208,7 @@ def test_kill_9_leaves_nothing_half_done(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_kill_9_in_the_long_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seen = kill_rounds(tmp_path, 1500)
     assert not seen["drifted"]

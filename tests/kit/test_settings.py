@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nightshift_kit.errors import SettingsInvalid
 from nightshift_kit.settings import (
@@ -26,13 +25,6 @@ class LabSettings(ServiceSettings):
     names: list[str] = Field(default_factory=list)
     api_key: str = ""
     token: SecretStr = SecretStr("")
-
-
-class Bare(BaseSettings):
-    """Settings that do not stand on the kit's base."""
-
-    model_config = SettingsConfigDict(frozen=True, extra="forbid")
-    limit: int = 3
 
 
 @pytest.fixture(autouse=True)
@@ -136,9 +128,10 @@ def test_variables_are_named_when_they_are_wrong(monkeypatch: pytest.MonkeyPatch
         plane_settings()
 
 
-def test_settings_of_any_class(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NIGHTSHIFT_TRAINER_LIMIT", "4")
-    assert service_settings(Bare, "trainer").limit == 4
+def test_variables_without_our_prefix_are_not_for_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUIET_S", "1")
+    monkeypatch.setenv("NIGHTSHIFT_TRAINER_QUIET_S", "2")
+    assert service_settings(LabSettings, "lab").quiet_s == 120.0
 
 
 def test_secrets_are_not_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

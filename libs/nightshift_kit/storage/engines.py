@@ -8,8 +8,10 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pysqlite3
 import sqlalchemy as sa
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.pool import NullPool
 
 from nightshift_kit.errors import StorageUnsupported
@@ -147,6 +149,7 @@ def _postgres(url: sa.URL, role: str, name: str, busy_timeout_s: float, applicat
             cursor.execute("SET synchronous_commit = on")
         connection.commit()
 
+    sa.event.listen(engine, "handle_error", _without_data)
     if role != "read":
         # One writer at a time, as SQLite has it: code that reads and then writes is right on both.
         lock = zlib.crc32(f"nightshift/{name}".encode())
@@ -156,3 +159,20 @@ def _postgres(url: sa.URL, role: str, name: str, busy_timeout_s: float, applicat
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({lock:d})")
 
     return engine
+
+
+def _without_data(context: ExceptionContext) -> None:
+    """Take users' data out of an error's text, which ends in logs.
+
+    PostgreSQL quotes the offending value ("invalid input syntax …") or the row ("Failing row contains …") for
+    SQLSTATE classes 22 (data) and 23 (constraints). What a program needs is in ``orig.diag`` all the same.
+    """
+    original = context.original_exception
+    if not isinstance(original, psycopg.Error) or not (original.sqlstate or "").startswith(("22", "23")):
+        return
+    diag = original.diag
+    places = {"constraint": diag.constraint_name, "table": diag.table_name, "column": diag.column_name}
+    text = " ".join([f"SQLSTATE {original.sqlstate}", *(f"{k}={v}" for k, v in places.items() if v)])
+    original.args = (text,)
+    if context.sqlalchemy_exception is not None:
+        context.sqlalchemy_exception.args = (text,)
