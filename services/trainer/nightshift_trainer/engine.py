@@ -68,7 +68,7 @@ class Tuning:
     """Settings of the jobs; see config.TrainerSettings."""
 
     cpu_threads: int = 1
-    stop_grace_s: float = 0.2
+    stop_grace_s: float = 0.15
     keep_warm_s: float = 0.0
     fork_on_cpu: bool = True
 

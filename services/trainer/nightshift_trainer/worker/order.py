@@ -32,7 +32,7 @@ class Order:
     backend: str = "trl"
     device: str = "cpu"
     threads: int = 1
-    stop_grace_s: float = 0.2
+    stop_grace_s: float = 0.15
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -50,7 +50,7 @@ class WorkerProcess:
         self._ending = threading.Lock()
         self._in_loop = False
         self._training: Training | None = None
-        self._grace_s = 0.2
+        self._grace_s = 0.15
 
     def run(self) -> None:
         """Takes the order, trains, and exits this process; does not return."""
