@@ -246,8 +246,8 @@ def main() -> None:
     )
     plain = statistics.median(one["cpu_ms"] for one in found["plain"])
     print(
-        f"the worker's own CPU a step: {hooks:.2f} ms in the training thread ({hooks / plain:.1%} of a plain step), "
-        f"{writer:.2f} ms in the writer's ({writer / plain:.1%})"
+        f"the worker's own CPU a step: {hooks:.2f} ms in the training thread "
+        f"({hooks / plain:.1%} of a plain step), {writer:.2f} ms in the writer's ({writer / plain:.1%})"
     )
     print(f"last loss the same on both sides in every run: {len(losses) == 1}")
 

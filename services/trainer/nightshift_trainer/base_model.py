@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nightshift_trainer.errors import BaseModelUnknown, TokenizerMismatch, UnsafeFormat
+from nightshift_trainer.plain_files import NotPlain, read_plain
 from nightshift_trainer.weights import TensorEntry, WeightsBroken, file_digest, read_entries
 
 _DIGESTED_SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model"})
@@ -60,13 +61,15 @@ class BaseModel:
 def read_base_model(folder: Path) -> BaseModel:
     """Reads config and the headers of the weights.
 
-    Raises BaseModelUnknown where there is no such model, UnsafeFormat where its weights are pickled.
+    Raises BaseModelUnknown where there is no such model, UnsafeFormat where its weights are pickled or its
+    config names code.
     """
     if not folder.is_dir():
         raise BaseModelUnknown(f"There is no folder {folder}.", metadata={"base_model": str(folder)})
     refuse_pickles(folder)
     try:
-        config = json.loads((folder / "config.json").read_bytes())
+        config = json.loads(read_plain(folder / "config.json"))
+        _refuse_code(config, "config.json")
         files = sorted(folder.glob("*.safetensors"))
         if not files:
             raise BaseModelUnknown(f"{folder} holds no safetensors.", metadata={"base_model": str(folder)})
@@ -86,8 +89,18 @@ def read_base_model(folder: Path) -> BaseModel:
             tied_embeddings=bool(config.get("tie_word_embeddings", False)),
             parameters=parameters,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        what = str(error) if isinstance(error, WeightsBroken) else type(error).__name__
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        ZeroDivisionError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        what = str(error) if isinstance(error, (WeightsBroken, NotPlain)) else type(error).__name__
         raise BaseModelUnknown(
             f"{folder} is no decoder in Hugging Face format ({what}).", metadata={"base_model": str(folder)}
         ) from error
@@ -101,6 +114,15 @@ def refuse_pickles(folder: Path) -> None:
                 f"{path.name} is a pickle, which runs code when it is opened. Keep safetensors only.",
                 metadata={"file": path.name},
             )
+
+
+def _refuse_code(config: Any, name: str) -> None:
+    # `trust_remote_code` is never given; a model that asks for it is refused before a worker is started.
+    if isinstance(config, dict) and config.get("auto_map"):
+        raise UnsafeFormat(
+            f"{name} names code of its own (auto_map), which is never run. Use a model that needs none.",
+            metadata={"file": name},
+        )
 
 
 def base_model_digest(folder: Path) -> str:
@@ -141,14 +163,15 @@ def check_tokenizer(model: BaseModel) -> None:
     """
     folder = model.folder
     try:
-        tokenizer = json.loads((folder / "tokenizer.json").read_bytes())
-        config = json.loads((folder / "tokenizer_config.json").read_bytes())
+        tokenizer = json.loads(read_plain(folder / "tokenizer.json"))
+        config = json.loads(read_plain(folder / "tokenizer_config.json"))
+        _refuse_code(config, "tokenizer_config.json")
         highest = max(
             max(_vocabulary_ids(tokenizer["model"]["vocab"]), default=-1),
             max((int(token["id"]) for token in tokenizer.get("added_tokens", ())), default=-1),
         )
         template = (folder / "chat_template.jinja").is_file() or bool(config.get("chat_template"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TokenizerMismatch(
             f"{folder} holds no usable tokenizer.json and tokenizer_config.json ({type(error).__name__})."
         ) from error

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nightshift_trainer.errors import ChatRowInvalid, CorpusEmpty, DatasetUnknown
+from nightshift_trainer.plain_files import open_plain
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -40,7 +41,7 @@ def read_dataset(path: Path) -> Dataset:
     try:
         if not path.is_file():
             raise DatasetUnknown(f"There is no file {path}.", metadata={"dataset": str(path)})
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             number = 0
             while line := file.readline(MAXIMUM_ROW_BYTES + 1):
                 number += 1

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from nightshift_trainer.plain_files import open_plain
+
 _LENGTH = struct.Struct("<Q")
 _MAXIMUM_HEADER_BYTES = 100 * 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
@@ -44,7 +46,7 @@ def read_entries(path: Path) -> tuple[TensorEntry, ...]:
 
     Raises WeightsBroken, OSError.
     """
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         return _entries(file, path.stat().st_size)
 
 
@@ -83,7 +85,7 @@ def weights_digest(path: Path) -> str:
     Raises WeightsBroken, OSError.
     """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         for entry in _entries(file, path.stat().st_size):
             digest.update(json.dumps([entry.name, entry.dtype, list(entry.shape)]).encode() + b"\n")
             file.seek(entry.begin)
@@ -99,5 +101,5 @@ def weights_digest(path: Path) -> str:
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, as hex. Raises OSError."""
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
