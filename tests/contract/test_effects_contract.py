@@ -12,8 +12,7 @@ import sqlalchemy as sa
 
 from nightshift_kit.clock import FakeClock
 from nightshift_kit.errors import DriftDetected, NotFound, NotRegularFile, PathEscape, StorageIo
-from nightshift_kit.safe_files import FileEffects, Intent, Outcome, Recovery, Root
-from nightshift_kit.safe_files.effects import EffectPending
+from nightshift_kit.safe_files import EffectPending, FileEffects, Intent, Outcome, Recovery, Root
 from nightshift_kit.storage import KIT, Database
 
 MIGRATIONS = "tests.kit.sample_store"
