@@ -19,8 +19,6 @@ _INJECTION = re.compile(
     r"|\[/?INST\]",
     re.IGNORECASE,
 )
-# One of these is in every match: most prompts are cleared by looking for them alone.
-_HINTS = ("ignor", "disregard", "forget", "vergiss", "<|", "<im_", "<system", "<assistant", "inst]")
 _LOOKED_AT_CHARACTERS = 100_000
 
 
@@ -29,4 +27,17 @@ def is_tainted(text: str | None) -> bool:
     if not text:
         return False
     lowered = text[:_LOOKED_AT_CHARACTERS].lower()
-    return any(hint in lowered for hint in _HINTS) and _INJECTION.search(lowered) is not None
+    return _may_match(lowered) and _INJECTION.search(lowered) is not None
+
+
+def _may_match(text: str) -> bool:
+    # One of these is in every match: most prompts are cleared by looking for them alone. Written out, since a
+    # loop would cost several times as much as the looking.
+    return (
+        "ignor" in text
+        or "disregard" in text
+        or "forget" in text
+        or "vergiss" in text
+        or "<" in text
+        or "inst]" in text
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from nightshift_experience.aggregation.contributions import CounterName
@@ -35,8 +35,10 @@ def chain_key(session_key: str, prompt_digest: str, interception_config: str, ou
     return hashlib.blake2b(parts.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
 
 
-def marks(members: Iterable[Member]) -> dict[str, str | None]:
+def marks(members: Sequence[Member]) -> dict[str, str | None]:
     """By run id: the first run of the chain for a regeneration, else None."""
+    if len(members) == 1:
+        return {members[0].run_id: None}
     ordered = sorted(members, key=lambda member: (member.order_ms, member.run_id))
     seeds: set[int] = set()
     found: dict[str, str | None] = {}

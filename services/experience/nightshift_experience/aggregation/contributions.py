@@ -8,6 +8,7 @@ a recount of everything must give the same numbers. Groups and regenerations are
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 CounterName = tuple[str, str, str]
@@ -32,8 +33,25 @@ class Facts:
     regeneration_of: str | None
 
 
+def add_contributions(totals: Counter[CounterName], runs: Iterable[Facts], sign: int) -> None:
+    """As `add_contribution` for many runs: those that count the same are added at once."""
+    alike: dict[tuple[object, ...], list[Facts]] = {}
+    for run in runs:
+        counted = (
+            run.interception_config,
+            run.output_config,
+            run.language,
+            run.outcome,
+            run.production,
+            run.favorite,
+        )
+        alike.setdefault(counted, []).append(run)
+    for group in alike.values():
+        add_contribution(totals, group[0], sign * len(group))
+
+
 def add_contribution(totals: Counter[CounterName], run: Facts, sign: int) -> None:
-    """Add (`sign` 1) or take back (-1) what `run` counts, chains left out."""
+    """Add (`sign` 1) or take back (-1) what `run` counts, chains left out; ±n for n alike."""
     totals["project", "", "total"] += sign
     config, output = run.interception_config, run.output_config
     if config:

@@ -21,48 +21,56 @@ from nightshift_experience.errors import (
 from nightshift_experience.resources import RunName
 from nightshift_experience.runs import RunRecord, is_valid_id, prompt_digest, run_id_ms
 from nightshift_experience.store.merging import IMPORT_SOURCES
-from nightshift_kit.errors import EnumRequired, EnumUnknown, FieldInvalid, FieldRequired, IdInvalid
+from nightshift_kit.errors import (
+    EnumRequired,
+    EnumUnknown,
+    FieldInvalid,
+    FieldRequired,
+    IdInvalid,
+    NightshiftError,
+)
 
 TEXT_LIMIT_BYTES = 1024 * 1024
 MOST_RUNS_A_MESSAGE = 1000
 _DEFAULT_SOURCE = "live"
 _MOST_ENTRIES = 64
-_FUTURE = timedelta(hours=24)
+_FUTURE_US = timedelta(hours=24) // timedelta(microseconds=1)
 _SKEW_US = 5_000_000
 # google.protobuf.Timestamp reaches from year 1 to 9999.
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 _LONGEST_SECONDS = 315_576_000_000
+_OUTCOMES = frozenset(pb.RunOutcome.values())
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{1,8})*")
 
 
 def run_record(run: pb.Run, project: str, now: datetime, field: str = "run") -> RunRecord:
     """The record of a run that a platform told. Raises the errors that RecordRun's comment names."""
-    run_id = _run_id(run.name, project, f"{field}.name")
-    source = _id(run.source, f"{field}.source") or _DEFAULT_SOURCE
+    run_id = _run_id(run.name, project, field)
+    source = _id(run.source, field, "source") or _DEFAULT_SOURCE
     if source in IMPORT_SOURCES:
         raise SourceReserved.at(f"{field}.source", "belongs to an importer; take another name")
-    if run.outcome not in pb.RunOutcome.values():
+    if run.outcome not in _OUTCOMES:
         raise EnumUnknown.at(f"{field}.outcome", f"{run.outcome} is no outcome")
     if run.outcome == pb.RUN_OUTCOME_UNSPECIFIED:
         raise EnumRequired.at(f"{field}.outcome", "is required")
-    prompt = _text(run.prompt, f"{field}.prompt")
+    prompt = _text(run.prompt, field, "prompt")
     record = RunRecord(
         run_id=run_id,
         source=source,
-        revision=_id(run.revision, f"{field}.revision"),
+        revision=_id(run.revision, field, "revision"),
         start_us=0,
         outcome=int(run.outcome),
-        device=_id(run.device, f"{field}.device"),
-        language=_language(run.language, f"{field}.language"),
+        device=_id(run.device, field, "device"),
+        language=_language(run.language, field, "language"),
         prompt=prompt or None,
         prompt_digest=prompt_digest(prompt) if prompt.strip() else "",
-        transformed_prompt=_text(run.transformed_prompt, f"{field}.transformed_prompt") or None,
-        interception_config=_id(run.interception_config, f"{field}.interception_config"),
-        output_config=_id(run.output_config, f"{field}.output_config"),
+        transformed_prompt=_text(run.transformed_prompt, field, "transformed_prompt") or None,
+        interception_config=_id(run.interception_config, field, "interception_config"),
+        output_config=_id(run.output_config, field, "output_config"),
         seed=run.seed if run.HasField("seed") else None,
         cost_usd=_cost(run, field),
         duration_us=_duration_us(run, field),
-        safety_level=_id(run.safety_level, f"{field}.safety_level"),
+        safety_level=_id(run.safety_level, field, "safety_level"),
     )
     if run.media_types or run.models:
         record.media_types, record.models = _lists(run, field)
@@ -75,9 +83,9 @@ def _run_id(name: str, project: str, field: str) -> str:
     prefix = f"projects/{project}/runs/"
     if name.startswith(prefix) and is_valid_id(name[len(prefix) :]):
         return name[len(prefix) :]
-    parsed = RunName.parse(name, field)
+    parsed = RunName.parse(name, f"{field}.name")
     if parsed.project != project:
-        raise IdInvalid.at(field, "belongs to another project than parent")
+        raise IdInvalid.at(f"{field}.name", "belongs to another project than parent")
     return parsed.run
 
 
@@ -90,19 +98,20 @@ def _add_times(record: RunRecord, run: pb.Run, now: datetime, field: str) -> Non
         if ms is None:
             raise FieldRequired.at(f"{field}.start_time", "is required where the run id has no milliseconds")
         record.start_us = ms * 1000
-    _refuse_future(record.start_us, now_us, f"{field}.start_time")
+    if record.start_us > now_us + _FUTURE_US:
+        raise _future(f"{field}.start_time")
     if run.HasField("end_time"):
         record.end_us = instant_us(run.end_time, f"{field}.end_time")
         if record.end_us < record.start_us:
             raise TimeOrder.at(f"{field}.end_time", "lies before start_time")
-        _refuse_future(record.end_us, now_us, f"{field}.end_time")
+        if record.end_us > now_us + _FUTURE_US:
+            raise _future(f"{field}.end_time")
     if max(record.start_us, record.end_us or 0) > now_us + _SKEW_US:
         record.flags.append("clock_skew")
 
 
-def _refuse_future(value_us: int, now_us: int, field: str) -> None:
-    if value_us > now_us + _FUTURE // timedelta(microseconds=1):
-        raise TimestampFuture.at(field, "lies more than 24 hours ahead")
+def _future(field: str) -> NightshiftError:
+    return TimestampFuture.at(field, "lies more than 24 hours ahead")
 
 
 def instant_us(stamp: Timestamp, field: str) -> int:
@@ -126,7 +135,8 @@ def feedback_time_us(feedback: pb.Feedback, now: datetime, field: str) -> int | 
     if not feedback.HasField("feedback_time"):
         return None
     when_us = instant_us(feedback.feedback_time, field)
-    _refuse_future(when_us, int(now.timestamp() * 1_000_000), field)
+    if when_us > int(now.timestamp() * 1_000_000) + _FUTURE_US:
+        raise _future(field)
     return when_us
 
 
@@ -147,25 +157,26 @@ def feedback_value(feedback: pb.Feedback, field: str) -> float | None:
     return value
 
 
-def _id(value: str, field: str) -> str:
+# Field and part come apart: thousands of runs a second are right, and need no name put together.
+def _id(value: str, field: str, part: str) -> str:
     if not value or (len(value) <= 200 and value.isascii() and value.isprintable()):
         return value
     if not is_valid_id(value.replace("/", "_")):
-        raise IdInvalid.at(field, "must have at most 200 characters and no controls")
+        raise IdInvalid.at(f"{field}.{part}", "must have at most 200 characters and no controls")
     return value
 
 
-def _text(value: str, field: str) -> str:
+def _text(value: str, field: str, part: str) -> str:
     if len(value) * 4 > TEXT_LIMIT_BYTES and len(value.encode()) > TEXT_LIMIT_BYTES:
-        raise PromptTooLarge.at(field, f"is larger than {TEXT_LIMIT_BYTES} bytes of UTF-8")
+        raise PromptTooLarge.at(f"{field}.{part}", f"is larger than {TEXT_LIMIT_BYTES} bytes of UTF-8")
     if "\0" in value:
-        raise FieldInvalid.at(field, "holds a NUL character")
+        raise FieldInvalid.at(f"{field}.{part}", "holds a NUL character")
     return value
 
 
-def _language(value: str, field: str) -> str:
+def _language(value: str, field: str, part: str) -> str:
     if value and not (_LANGUAGE.fullmatch(value) and len(value) <= 35):
-        raise FieldInvalid.at(field, 'must be a BCP 47 tag like "de"')
+        raise FieldInvalid.at(f"{field}.{part}", 'must be a BCP 47 tag like "de"')
     return value.lower() if "-" not in value else value
 
 
@@ -191,11 +202,12 @@ def _duration_us(run: pb.Run, field: str) -> int | None:
 
 
 def _lists(run: pb.Run, field: str) -> tuple[list[str], dict[str, str]]:
-    for name, entries in (("media_types", run.media_types), ("models", run.models)):
-        if len(entries) > _MOST_ENTRIES:
-            raise FieldInvalid.at(f"{field}.{name}", f"has more than {_MOST_ENTRIES} entries")
-    where = f"{field}.media_types"
-    media = [_id(value, where) for value in run.media_types]
-    where = f"{field}.models"
-    models = {_id(key, where): _id(value, where) for key, value in sorted(run.models.items())}
+    if len(run.media_types) > _MOST_ENTRIES:
+        raise FieldInvalid.at(f"{field}.media_types", f"has more than {_MOST_ENTRIES} entries")
+    if len(run.models) > _MOST_ENTRIES:
+        raise FieldInvalid.at(f"{field}.models", f"has more than {_MOST_ENTRIES} entries")
+    media = [_id(value, field, "media_types") for value in run.media_types]
+    models = {
+        _id(key, field, "models"): _id(value, field, "models") for key, value in sorted(run.models.items())
+    }
     return media, models

@@ -68,10 +68,10 @@ def is_withheld_by_export(record: RunRecord) -> bool:
 
 def merge(records: Sequence[StoredRecord]) -> RunRecord:
     """The run that `records` (at least one) tell of."""
+    if len(records) == 1:
+        return records[0].record
     ordered = sorted(records, key=lambda r: (r.record.source not in IMPORT_SOURCES, -r.arrival_seq))
     first = ordered[0].record
-    if len(ordered) == 1:
-        return first
     merged = replace(first, models=dict(first.models))
     for other in (stored.record for stored in ordered[1:]):
         if merged.outcome == Outcome.INCOMPLETE:
@@ -113,16 +113,16 @@ def derive(record: RunRecord, rule: ProductionRule, known_outputs: Collection[st
         record.outcome == Outcome.SUCCEEDED and record.prompt_digest and record.seed is not None and key
     )
     facts = Facts(
-        run_id=record.run_id,
-        order_ms=ms if ms is not None else record.start_us // 1000,
-        production=rule.is_production(key),
-        favorite=False,
-        outcome=int(record.outcome),
-        language=record.language,
-        interception_config=config,
-        output_config=record.output_config,
-        seed=record.seed,
-        chain_key=chain_key(key, record.prompt_digest, config, record.output_config) if has_chain else None,
-        regeneration_of=None,
+        record.run_id,
+        ms if ms is not None else record.start_us // 1000,
+        rule.is_production(key),
+        False,  # favorite
+        int(record.outcome),
+        record.language,
+        config,
+        record.output_config,
+        record.seed,
+        chain_key(key, record.prompt_digest, config, record.output_config) if has_chain else None,
+        None,  # regeneration_of
     )
     return MergedRun(record, facts, key)

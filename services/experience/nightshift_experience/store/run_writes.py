@@ -11,7 +11,12 @@ import orjson
 import sqlalchemy as sa
 
 from nightshift_experience.aggregation.chains import Member, add_chain, marks
-from nightshift_experience.aggregation.contributions import CounterName, Facts, add_contribution
+from nightshift_experience.aggregation.contributions import (
+    CounterName,
+    Facts,
+    add_contribution,
+    add_contributions,
+)
 from nightshift_experience.runs import RunRecord
 from nightshift_experience.sources.devserver.devices import ProductionRule
 from nightshift_experience.store import tables
@@ -108,9 +113,14 @@ def store_batch(
     shared = [run for run, records in records_by_run.items() if len(known[run]) > len(records)]
     _add_stored_records(connection, project, shared, records_by_run, accepted)
     withheld: dict[tuple[str, str, str], RunRecord] = {}
-    for run, told in records_by_run.items():
-        if any(is_withheld_by_export(stored.record) for stored in told):
-            withheld |= _withhold(connection, project, run, told, accepted.keys())
+    # What was told before may be withheld for what is told now, and the other way round.
+    private = {item.record.run_id for item in accepted.values() if is_withheld_by_export(item.record)}
+    for run in shared:
+        if any(is_withheld_by_export(stored.record) for stored in records_by_run[run]):
+            private.add(run)
+    for run in private:
+        told = records_by_run[run]
+        withheld |= _withhold(connection, project, run, told, accepted.keys())
     upsert(
         connection,
         tables.run_records,
@@ -194,10 +204,8 @@ def put_runs(
     for run, item in merged.items():
         item.facts.favorite = run in favorites
     totals: Counter[CounterName] = Counter()
-    for fact in old.values():
-        add_contribution(totals, fact, -1)
-    for item in merged.values():
-        add_contribution(totals, item.facts, 1)
+    add_contributions(totals, old.values(), -1)
+    add_contributions(totals, [item.facts for item in merged.values()], 1)
     keys = {fact.chain_key for fact in old.values()} | {item.facts.chain_key for item in merged.values()}
     chains = _chain_members(connection, project, [key for key in keys if key is not None])
     after: dict[bytes, list[Member]] = {
@@ -409,9 +417,9 @@ def _row(project: str, item: MergedRun, seq: int, create_us: int) -> tuple[Any, 
         bytes.fromhex(record.prompt_digest) if record.prompt_digest else None,
         record.transformed_prompt,
         record.cost_usd,
-        _json(record.media_types),
-        _json(record.models),
-        _json(record.flags),
+        _json(record.media_types) if record.media_types else "[]",
+        _json(record.models) if record.models else "{}",
+        _json(record.flags) if record.flags else "[]",
         record.safety_level,
         record.source,
         record.revision,
@@ -421,7 +429,7 @@ def _row(project: str, item: MergedRun, seq: int, create_us: int) -> tuple[Any, 
 
 
 def _json(value: list[str] | dict[str, str]) -> str:
-    return orjson.dumps(value).decode() if value else ("{}" if isinstance(value, dict) else "[]")
+    return orjson.dumps(value).decode()
 
 
 __all__ = [

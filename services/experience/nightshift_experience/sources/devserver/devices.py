@@ -7,6 +7,7 @@ a secure context, up to 8 random base-36 characters followed by base-36 millisec
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +20,17 @@ _BROWSER = re.compile(
 )
 
 
+@functools.lru_cache(maxsize=4096)
 def session_key(device: str) -> str:
     """The device without one suffix of requests that the same browser made in parallel."""
     return _SUFFIX.sub("", device)
+
+
+# The runs of a sitting come from the same few devices.
+@functools.lru_cache(maxsize=4096)
+def _browser_date(key: str) -> str | None:
+    match = _BROWSER.fullmatch(key)
+    return match.group(1) if match is not None else None
 
 
 @dataclass(frozen=True)
@@ -37,9 +46,7 @@ class ProductionRule:
 
     def is_production(self, key: str) -> bool:
         """Whether a real user made the runs of this session key."""
-        match = _BROWSER.fullmatch(key)
-        if match is None:
-            return False
-        if self.workshop_dates and match.group(1) not in self.workshop_dates:
+        date = _browser_date(key)
+        if date is None or (self.workshop_dates and date not in self.workshop_dates):
             return False
         return not any(fnmatchcase(key, pattern) for pattern in self.deny)
