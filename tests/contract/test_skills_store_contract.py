@@ -153,7 +153,7 @@ def test_calls_are_there_before_they_are_made(db: Database) -> None:
     (found,) = db.read_sync(decisions.list_calls, "run")
     assert found.settled
     assert found.answer == {}
-    with pytest.raises(Exception, match=r"(?i)unique|duplicate|primary"):
+    with pytest.raises(Exception, match=r"(?i)unique|duplicate|primary|23505"):
         db.write_sync(decisions.begin_call, replace(call, position=1), AT)
 
 
