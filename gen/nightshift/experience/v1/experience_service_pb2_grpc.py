@@ -233,7 +233,8 @@ class ExperienceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SearchRuns(self, request, context):
-        """Production runs whose prompt is near to the query in meaning or words, best first.
+        """Production runs whose prompt is near to the query in meaning or words, best first; runs of the very same
+        prompt are one hit, the newest of them.
         Errors: UNAVAILABLE MODEL_UNAVAILABLE while the embedding process starts anew.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -68,7 +68,8 @@ class ExperienceServiceStub:
     ExportRuns: _grpc.UnaryStreamMultiCallable[_experience_service_pb2.ExportRunsRequest, _experience_service_pb2.ExportRunsResponse]
     """All runs that pass the filter, in batches."""
     SearchRuns: _grpc.UnaryUnaryMultiCallable[_experience_service_pb2.SearchRunsRequest, _experience_service_pb2.SearchRunsResponse]
-    """Production runs whose prompt is near to the query in meaning or words, best first.
+    """Production runs whose prompt is near to the query in meaning or words, best first; runs of the very same
+    prompt are one hit, the newest of them.
     Errors: UNAVAILABLE MODEL_UNAVAILABLE while the embedding process starts anew.
     """
     ListConfigPerformance: _grpc.UnaryUnaryMultiCallable[_experience_service_pb2.ListConfigPerformanceRequest, _experience_service_pb2.ListConfigPerformanceResponse]
@@ -129,7 +130,8 @@ class ExperienceServiceAsyncStub(ExperienceServiceStub):
     ExportRuns: _aio.UnaryStreamMultiCallable[_experience_service_pb2.ExportRunsRequest, _experience_service_pb2.ExportRunsResponse]  # type: ignore[assignment]
     """All runs that pass the filter, in batches."""
     SearchRuns: _aio.UnaryUnaryMultiCallable[_experience_service_pb2.SearchRunsRequest, _experience_service_pb2.SearchRunsResponse]  # type: ignore[assignment]
-    """Production runs whose prompt is near to the query in meaning or words, best first.
+    """Production runs whose prompt is near to the query in meaning or words, best first; runs of the very same
+    prompt are one hit, the newest of them.
     Errors: UNAVAILABLE MODEL_UNAVAILABLE while the embedding process starts anew.
     """
     ListConfigPerformance: _aio.UnaryUnaryMultiCallable[_experience_service_pb2.ListConfigPerformanceRequest, _experience_service_pb2.ListConfigPerformanceResponse]  # type: ignore[assignment]
@@ -265,7 +267,8 @@ class ExperienceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _experience_service_pb2.SearchRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_experience_service_pb2.SearchRunsResponse, _abc.Awaitable[_experience_service_pb2.SearchRunsResponse]]:
-        """Production runs whose prompt is near to the query in meaning or words, best first.
+        """Production runs whose prompt is near to the query in meaning or words, best first; runs of the very same
+        prompt are one hit, the newest of them.
         Errors: UNAVAILABLE MODEL_UNAVAILABLE while the embedding process starts anew.
         """
 
