@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import ctypes
 import datetime as dt
+import gc
 import inspect
 import os
 import signal
@@ -212,6 +213,7 @@ async def serve(
         tasks = [_background(label, work, server, logger) for label, work in wiring.background]
         tasks.append(asyncio.create_task(_watch_databases(wiring, server)))
         tasks.append(asyncio.create_task(_watch_certificate(wiring, stopped)))
+        _spare_collections()
         logger.info("ready", show=True, port=server.port, control_port=settings.control_port(name))
         await stopped.wait()
         logger.info("stopping", show=True)
@@ -228,6 +230,17 @@ async def serve(
                 logger.exception("closing failed", exc_info=error)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+def _spare_collections() -> None:
+    """Let the garbage collector pass over what was made by now, and look at the rest less often.
+
+    Requests leave hardly any cycles, but a batch of runs is tens of thousands of objects: by default the
+    collector would walk all of them several times, a fifth of the CPU time of an ingest.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def _builder(wiring: Wiring, label: str) -> ServerBuilder:

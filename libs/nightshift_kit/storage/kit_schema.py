@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import op
 
 from nightshift_kit.storage.columns import UtcDateTime
 
@@ -56,6 +55,9 @@ def create_kit_tables() -> None:
     The columns below are what version 1 of the kit needs. A later version adds its own function with the
     change and leaves this one as it is: databases out there were made by it.
     """
+    # Imported here: the tables are declared in every process, and created once.
+    from alembic import op
+
     op.create_table("kit_outbox", *_outbox())
     op.create_table("kit_outbox_head", *_outbox_head())
     op.create_table("kit_redeemed", *_redeemed())
@@ -65,6 +67,8 @@ def create_kit_tables() -> None:
 
 def drop_kit_tables() -> None:
     """Drop the kit's tables; for ``downgrade()`` of a service's first migration."""
+    from alembic import op
+
     for table in ("kit_intents", "kit_fence", "kit_redeemed", "kit_outbox_head", "kit_outbox"):
         op.drop_table(table)
 
