@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -82,6 +83,45 @@ def larger_tokenizer(fixture: Fixture) -> None:
 
 GOOD = chat(USER, ANSWER)
 
+
+def fifo(name: str) -> Callable[[Fixture], object]:
+    """Damage: a file is a FIFO that nobody writes into."""
+
+    def replace(fixture: Fixture) -> None:
+        path = fixture.rows if name == "rows" else fixture.model / name
+        path.unlink()
+        os.mkfifo(path)
+
+    return replace
+
+
+def endless(name: str) -> Callable[[Fixture], object]:
+    """Damage: a file is a link to a device that never ends."""
+
+    def replace(fixture: Fixture) -> None:
+        path = fixture.rows if name == "rows" else fixture.model / name
+        path.unlink()
+        path.symlink_to("/dev/zero")
+
+    return replace
+
+
+def sparse(name: str, size_bytes: int) -> Callable[[Fixture], object]:
+    """Damage: a file is far too large, without taking room on the disk."""
+    return lambda fixture: os.truncate(fixture.model / name, size_bytes)
+
+
+def tokenizer_config(**changes: Any) -> Callable[[Fixture], object]:
+    def write(fixture: Fixture) -> None:
+        path = fixture.model / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return write
+
+
+PD = "PERMISSION_DENIED"
+REMOTE_CODE = {"AutoModelForCausalLM": "modeling_evil.EvilForCausalLM"}
+
 CASES = {
     "no base model": Bad(IA, "FIELD_INVALID", {"base_model": ""}),
     "no dataset": Bad(IA, "FIELD_INVALID", {"dataset": ""}),
@@ -145,6 +185,32 @@ CASES = {
         "CHAT_ROW_INVALID",
         damage=rows('{"messages":[{"role":"user","content":"\\ud800"},{"role":"assistant","content":"x"}]}'),
     ),
+    "config is a FIFO": Bad(NF, "BASE_MODEL_UNKNOWN", damage=fifo("config.json")),
+    "config never ends": Bad(NF, "BASE_MODEL_UNKNOWN", damage=endless("config.json")),
+    "config is huge": Bad(NF, "BASE_MODEL_UNKNOWN", damage=sparse("config.json", 2**36)),
+    "config nests deeply": Bad(
+        NF,
+        "BASE_MODEL_UNKNOWN",
+        damage=lambda f: (f.model / "config.json").write_text("[" * 200_000),
+    ),
+    "no heads": Bad(NF, "BASE_MODEL_UNKNOWN", damage=config(num_attention_heads=0, head_dim=None)),
+    "weights are a FIFO": Bad(NF, "BASE_MODEL_UNKNOWN", damage=fifo("model.safetensors")),
+    "weights never end": Bad(NF, "BASE_MODEL_UNKNOWN", damage=endless("model.safetensors")),
+    "tokenizer is a FIFO": Bad(FP, "TOKENIZER_MISMATCH", damage=fifo("tokenizer.json")),
+    "tokenizer is huge": Bad(FP, "TOKENIZER_MISMATCH", damage=sparse("tokenizer.json", 2**36)),
+    "dataset is a FIFO": Bad(NF, "DATASET_UNKNOWN", damage=fifo("rows")),
+    "dataset never ends": Bad(NF, "DATASET_UNKNOWN", damage=endless("rows")),
+    "model brings code": Bad(
+        PD, "UNSAFE_FORMAT", damage=config(auto_map=REMOTE_CODE), metadata={"file": "config.json"}
+    ),
+    "tokenizer brings code": Bad(
+        PD,
+        "UNSAFE_FORMAT",
+        damage=tokenizer_config(auto_map={"AutoTokenizer": ["evil.EvilTokenizer", None]}),
+        metadata={"file": "tokenizer_config.json"},
+    ),
+    "adapter id climbs": Bad(IA, "FIELD_INVALID", {"adapter_id": "../../x"}),
+    "adapter id hidden": Bad(IA, "FIELD_INVALID", {"adapter_id": ".ssh"}),
     "deep nesting": Bad(IA, "CHAT_ROW_INVALID", damage=rows("[" * 100_000)),
 }
 

@@ -1,11 +1,11 @@
-"""Opening files that somebody named: a FIFO must not hang a thread, a device or a huge file not fill the memory."""
+"""Opening files that somebody named: a FIFO must not hang a thread, a huge file not fill the memory."""
 
 from __future__ import annotations
 
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 # tokenizer.json of the largest vocabularies is about 35 MB.
 _MOST_BYTES = 256 * 1024 * 1024
@@ -19,17 +19,14 @@ class NotPlain(OSError):
         self.strerror = message
 
 
-def open_plain(path: Path) -> BinaryIO:
+def open_plain(path: Path) -> BufferedReader:
     """Opens a regular file for reading, following links. Raises NotPlain, OSError."""
     # Without O_NONBLOCK opening a FIFO waits for somebody who writes; regular files do not mind it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise NotPlain(f"{path.name} is no regular file")
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise
+        raise NotPlain(f"{path.name} is no regular file")
+    return os.fdopen(descriptor, "rb")
 
 
 def read_plain(path: Path, most_bytes: int = _MOST_BYTES) -> bytes:
