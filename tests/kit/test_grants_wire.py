@@ -339,6 +339,29 @@ async def test_a_stop_of_everything_reaches_a_person_too(tmp_path: Path, db: Dat
         assert (await person).reason == "PREEMPTED"
 
 
+async def test_a_grant_from_before_a_stop_of_everything_is_void(tmp_path: Path, db: Database) -> None:
+    """What was on its way when the lock was set does not arrive later, not even after a restart."""
+    request = control_pb.StopRequest(fence=2, cause="lock", on_purpose_too=True)
+    async with lab(tmp_path / "home", db) as (running, servicer):
+        control = running.stub(control_grpc.StopServiceStub, "service/skills", control=True)
+        on_its_way = fitting(running, fence=1)
+        async for _ in control.Stop(request, timeout=5):
+            pass
+        error = await refusal(promote(running, on_its_way))
+        assert (error.reason, servicer.promoted) == ("PREEMPTED", 0)
+    async with lab(tmp_path / "home", db, open_gate=False) as (running, servicer):
+        assert (await refusal(promote(running, fitting(running, fence=1)))).reason == "PREEMPTED"
+        # Whatever is commanded after the lock was lifted carries the fence of that time.
+        assert (await promote(running, fitting(running, fence=2))).name.startswith("promotions/")
+        assert servicer.promoted == 1
+    async with lab(tmp_path / "other", db) as (running, _):
+        # A user who comes voids no person's grant.
+        control = running.stub(control_grpc.StopServiceStub, "service/skills", control=True)
+        async for _ in control.Stop(control_pb.StopRequest(fence=9, cause="user"), timeout=5):
+            pass
+        assert (await promote(running, fitting(running, fence=2))).name.startswith("promotions/")
+
+
 async def test_a_stop_between_begin_and_commit_leaves_nothing(tmp_path: Path, db: Database) -> None:
     """The fence is read again inside the transaction."""
     async with lab(tmp_path / "home", db) as (running, servicer):

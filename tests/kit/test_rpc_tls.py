@@ -229,6 +229,18 @@ def test_who_may_call(callers: list[str], identity: Identity, allowed: bool) -> 
     assert allows(callers, identity) is allowed
 
 
+def test_a_connection_does_not_outlive_its_certificate(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    tls.ensure_home(settings)
+    credential = tls.load_credential(settings, PERSON)
+    peer = {"x509_pem_cert": [credential.certificate_pem]}
+    almost = credential.not_after - dt.timedelta(seconds=1)
+    found = identity_of_peer(peer, insecure_allowed=False, now=almost)
+    assert found == credential.identity
+    with pytest.raises(SpiffeInvalid, match="run out"):
+        identity_of_peer(peer, insecure_allowed=True, now=credential.not_after)
+
+
 def test_no_certificate_is_nobody_unless_insecure() -> None:
     assert identity_of_peer({}, insecure_allowed=False) is None
     insecure = identity_of_peer({}, insecure_allowed=True)

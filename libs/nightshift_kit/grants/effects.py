@@ -16,8 +16,9 @@ from nightshift_kit.grants.tokens import Grant, Tier
 from nightshift_kit.ids import new_id
 from nightshift_kit.storage import KIT, Database
 
-# Row of kit_fence that belongs to background work.
-_FENCE_NAME: Final = "background"
+# Rows of kit_fence: what is below the first voids background work, below the second a person's work too.
+_BACKGROUND: Final = "background"
+_EVERYTHING: Final = "everything"
 
 
 class EffectUnfinished(NightshiftError):
@@ -39,6 +40,7 @@ class FenceGate:
         self._clock = clock
         self._lock = threading.Lock()
         self._highest = db.read_sync(read_fence)
+        self._everything = db.read_sync(read_fence, _EVERYTHING)
         self._open = False
 
     @property
@@ -51,8 +53,12 @@ class FenceGate:
         """Whether skills has told the fence since the start."""
         return self._open
 
-    def raise_in_memory(self, fence: int) -> bool:
+    def raise_in_memory(self, fence: int, *, everything: bool = False) -> bool:
         """Voids all background grants below the fence from now on, without waiting for a disk.
+
+        Args:
+            fence: The fence in force.
+            everything: Whether grants of a person's own doing are void below it, too.
 
         Returns:
             Whether the fence is at least the highest seen; a lower one comes from a stale skills and changes
@@ -63,18 +69,25 @@ class FenceGate:
                 return False
             self._highest = fence
             self._open = True
+            if everything:
+                self._everything = fence
             return True
 
-    async def raise_to(self, fence: int) -> bool:
+    async def raise_to(self, fence: int, *, everything: bool = False) -> bool:
         """As raise_in_memory, and durable when it returns. Raises the storage's typed errors."""
-        known = self.raise_in_memory(fence)
+        known = self.raise_in_memory(fence, everything=everything)
         if known:
-            await self._db.write(store_fence, fence, self._clock.now())
+            await self._db.write(_store_fences, fence, everything, self._clock.now())
         return known
 
     def check(self, grant: Grant) -> None:
-        """Raises Preempted for a background grant of a lower fence, or while the gate is closed."""
+        """Raises Preempted for a background grant of a lower fence, or while the gate is closed.
+
+        A grant of a person's own doing is refused only below the fence under which everything was stopped.
+        """
         if grant.on_purpose:
+            if grant.fence < self._everything:
+                raise _stopped(grant, self._everything)
             return
         with self._lock:
             is_open, highest = self._open, self._highest
@@ -88,29 +101,39 @@ class FenceGate:
                 retry_after_s=1.0,
             )
         if grant.fence < highest:
-            raise Preempted(
-                "Background work of this fence was stopped for a user.",
-                metadata={"fence": str(grant.fence), "highest": str(highest)},
-            )
+            raise _stopped(grant, highest)
 
 
-def read_fence(connection: sa.Connection) -> int:
+def read_fence(connection: sa.Connection, name: str = _BACKGROUND) -> int:
     """Highest fence in the store, 0 if none."""
     table = KIT.fence
-    found = connection.execute(sa.select(table.c.fence).where(table.c.name == _FENCE_NAME))
+    found = connection.execute(sa.select(table.c.fence).where(table.c.name == name))
     return found.scalar_one_or_none() or 0
 
 
-def store_fence(connection: sa.Connection, fence: int, now: dt.datetime) -> None:
+def store_fence(connection: sa.Connection, fence: int, now: dt.datetime, name: str = _BACKGROUND) -> None:
     """Raises the stored fence; a lower one changes nothing."""
     table = KIT.fence
-    found = connection.execute(
-        sa.select(table.c.fence).where(table.c.name == _FENCE_NAME)
-    ).scalar_one_or_none()
+    found = connection.execute(sa.select(table.c.fence).where(table.c.name == name)).scalar_one_or_none()
     if found is None:
-        connection.execute(table.insert().values(name=_FENCE_NAME, fence=fence, at=now))
+        connection.execute(table.insert().values(name=name, fence=fence, at=now))
     elif fence > found:
-        connection.execute(table.update().where(table.c.name == _FENCE_NAME).values(fence=fence, at=now))
+        connection.execute(table.update().where(table.c.name == name).values(fence=fence, at=now))
+
+
+def _store_fences(connection: sa.Connection, fence: int, everything: bool, now: dt.datetime) -> None:
+    store_fence(connection, fence, now)
+    if everything:
+        store_fence(connection, fence, now, _EVERYTHING)
+
+
+def _stopped(grant: Grant, highest: int) -> Preempted:
+    return Preempted(
+        "Everything was stopped since the grant was made."
+        if grant.on_purpose
+        else "Background work of this fence was stopped for a user.",
+        metadata={"fence": str(grant.fence), "highest": str(highest)},
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +243,6 @@ class Effect:
     def _check_fence(self, connection: sa.Connection) -> None:
         if self.gate is not None:
             self.gate.check(self.grant)
-        if not self.grant.on_purpose and self.grant.fence < (stored := read_fence(connection)):
-            raise Preempted(
-                "Background work of this fence was stopped for a user.",
-                metadata={"fence": str(self.grant.fence), "highest": str(stored)},
-            )
+        stored = read_fence(connection, _EVERYTHING if self.grant.on_purpose else _BACKGROUND)
+        if self.grant.fence < stored:
+            raise _stopped(self.grant, stored)

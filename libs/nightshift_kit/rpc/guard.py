@@ -256,7 +256,9 @@ class Guard:
     def _identify(self, passage: Passage) -> Identity:
         try:
             identity = identity_of_peer(
-                passage.context.auth_context(), insecure_allowed=self._insecure_allowed
+                passage.context.auth_context(),
+                insecure_allowed=self._insecure_allowed,
+                now=self._clock.now(),
             )
         except SpiffeInvalid as error:
             raise IdentityInvalid(f"The certificate is not usable here: {error}.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import hashlib
 import re
@@ -107,16 +108,30 @@ def identity_of_certificate(pem: bytes) -> Identity:
     return parse_spiffe(uris[0], thumbprint_of(certificate))
 
 
+@functools.lru_cache(maxsize=512)
+def _not_after(pem: bytes) -> dt.datetime:
+    return x509.load_pem_x509_certificate(pem).not_valid_after_utc
+
+
 def identity_of_peer(
-    auth_context: Mapping[str, Iterable[bytes]], *, insecure_allowed: bool
+    auth_context: Mapping[str, Iterable[bytes]], *, insecure_allowed: bool, now: dt.datetime | None = None
 ) -> Identity | None:
     """Identity of a gRPC peer, None where it has none.
 
+    Args:
+        auth_context: Of the call.
+        insecure_allowed: Whether a peer without a certificate is a viewer.
+        now: TLS looks at a certificate's end at the handshake alone, and a connection may live for ever;
+            given the time, it is looked at with each call.
+
     Raises:
-        SpiffeInvalid: a certificate without a SPIFFE id of ours.
+        SpiffeInvalid: a certificate without a SPIFFE id of ours, or one that has run out.
     """
     for pem in auth_context.get("x509_pem_cert", ()):
-        return identity_of_certificate(pem)
+        identity = identity_of_certificate(pem)
+        if now is not None and now >= _not_after(pem):
+            raise SpiffeInvalid("it has run out; connect again with a new one")
+        return identity
     return INSECURE_VIEWER if insecure_allowed else None
 
 

@@ -183,13 +183,14 @@ class StopHub:
         if skill_run:
             hit = self._select(lambda work: work.skill_run == skill_run)
         else:
-            self.gate.raise_in_memory(fence)
+            # A call that a person's grant makes later than this is as stopped as one that runs now.
+            self.gate.raise_in_memory(fence, everything=on_purpose_too)
             hit = self._select(
                 lambda work: on_purpose_too if work.on_purpose else work.fence < self.gate.highest
             )
         self._deliver(hit, cause)
         yield StopEvent(Phase.DELIVERED, self._clock.boottime_ns(), running_count=len(hit))
-        durable = None if skill_run else asyncio.create_task(self._store(fence))
+        durable = None if skill_run else asyncio.create_task(self._store(fence, everything=on_purpose_too))
         exits = {asyncio.ensure_future(self._exit(one)): one for one in hit}
         try:
             waiting = set(exits)
@@ -282,9 +283,9 @@ class StopHub:
         await event.wait()
         return self._clock.boottime_ns()
 
-    async def _store(self, fence: int) -> None:
+    async def _store(self, fence: int, *, everything: bool = False) -> None:
         try:
-            await self.gate.raise_to(fence)
+            await self.gate.raise_to(fence, everything=everything)
         except NightshiftError as error:
             # The gate is raised in memory, and closed after a start: a full disk must not keep work running.
             self._logger.exception("the fence is not durable", fence=fence, reason=error.reason)
