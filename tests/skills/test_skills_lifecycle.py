@@ -12,9 +12,12 @@ import pytest
 
 from nightshift.skills.v1 import resources_pb2 as types
 from nightshift.skills.v1 import skills_service_pb2 as pb
+from nightshift.skills.v1 import skills_service_pb2_grpc as pb_grpc
 from nightshift.trainer.v1 import resources_pb2 as trainer_types
-from nightshift_kit.rpc.channels import decode_error
+from nightshift_kit.rpc.channels import channel_to, decode_error
+from nightshift_kit.rpc.tls import create_credential, load_credential
 from nightshift_kit.storage import Database
+from nightshift_skills.approvals import same_person
 from nightshift_skills.errors import TierLoosened
 from tests.skills.skills_support import Plane, eventually, plane_in
 
@@ -209,6 +212,19 @@ async def test_two_persons_where_two_are_asked_for(tmp_path: Path) -> None:
         assert decode_error(caught.value).reason == "SELF_APPROVAL"
         request = pb.RunSkillRequest(name="skills/propose_config", plan_digest=run.plan.digest)
         assert (await plane.refused("RunSkill", request, "approver1")).reason == "SELF_APPROVAL"
+        # Another role makes nobody a second person.
+        assert same_person(run.initiator, run.initiator.replace("/approver/", "/admin/"))
+        assert not same_person(run.initiator, run.initiator.replace("approver1", "approver2"))
+        assert not same_person(
+            "spiffe://nightshift.local/service/x", "spiffe://nightshift.local/person/admin/x"
+        )
+        create_credential(plane.plane_settings, "person", "approver1", "admin")
+        promoted = load_credential(plane.plane_settings, "person/approver1")
+        port = plane.plane_settings.port("skills")
+        async with channel_to(f"127.0.0.1:{port}", "skills", promoted) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await pb_grpc.SkillsServiceStub(channel).RunSkill(request, timeout=10)
+        assert decode_error(caught.value).reason == "SELF_APPROVAL"
         confirmed = await plane.call("RunSkill", request, "approver2")
         assert confirmed.name == run.name
         assert (await plane.until(run.name)).state == SUCCEEDED

@@ -75,6 +75,16 @@ class Approval:
             )
         if self.state is ApprovalState.EXPIRED or self.expired(now):
             raise ApprovalExpired("The approval has expired; ask for the plan anew.")
-        if approve and two_person and decider == self.proposer:
+        if approve and two_person and same_person(decider, self.proposer):
             raise SelfApproval("Two persons are asked for: somebody else must approve this plan.")
         return replace(self, state=wanted, decide_time=now, decider=decider, comment=comment)
+
+
+def same_person(one: str, other: str) -> bool:
+    """Whether two SPIFFE ids name one person: somebody with two roles is not two persons."""
+    return _without_role(one) == _without_role(other)
+
+
+def _without_role(spiffe: str) -> str:
+    start, found, rest = spiffe.partition("/person/")
+    return f"{start}{found}{rest.partition('/')[2]}" if found else spiffe

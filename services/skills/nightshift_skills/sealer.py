@@ -113,6 +113,9 @@ class Sealer:
     async def verify(self) -> AuditReport:
         """Checks chain, checkpoints and outboxes; names the first bad event of the sealed chain."""
         report = AuditReport()
+        # What this process has sealed and signed must be there: a chain and checkpoints that were cut
+        # together fit each other, and only memory tells that there was more.
+        sealed_seq, signed_seq = (self._head.seq if self._head is not None else 0), self._signed_seq
         try:
             marks: list[Checkpoint] = await asyncio.to_thread(self._checkpoints.read)
         except AuditBroken as error:
@@ -124,6 +127,14 @@ class Sealer:
         report.checkpoint_count = result.checkpoint_count
         if not result.valid:
             report.first_bad_seq, report.detail = result.first_bad_seq, result.detail
+            return report
+        if result.head.seq < sealed_seq:
+            report.first_bad_seq = result.head.seq + 1
+            report.detail = f"the chain ends at {result.head.seq}, but {sealed_seq} events were sealed"
+            return report
+        if not report.detail and (marks[-1].seq if marks else 0) < signed_seq:
+            report.first_bad_seq = (marks[-1].seq if marks else 0) + 1
+            report.detail = f"the checkpoints end before event {signed_seq}, which was signed"
             return report
         for service in (OWN, *self._services):
             try:
