@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -21,9 +23,24 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
+
+    @app.callback()
+    def options(
+        version: Annotated[
+            bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+        ] = False,
+    ) -> None:
+        """The self-improvement plane: what happened, what it would change, and your word on it."""
+
     for group in (plane, runs, skills, approvals, lab, train, now, audit):
         group.register(app)
     return app
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nightshift {importlib.metadata.version('nightshift-plane')}")
+        raise typer.Exit
 
 
 def run() -> int:

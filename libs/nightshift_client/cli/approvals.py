@@ -8,7 +8,7 @@ import typer
 
 from nightshift_client.cli.acting import CommentOption, YesOption, show_plan
 from nightshift_client.cli.session import EXIT_USAGE, CommandFailed, Session, command, named
-from nightshift_client.cli.words import ago, instant, label, one_line, short
+from nightshift_client.cli.words import ago, instant, label, one_line, short, who
 
 if TYPE_CHECKING:
     from nightshift.skills.v1 import resources_pb2
@@ -140,7 +140,9 @@ def _show(session: Session, approval: resources_pb2.Approval) -> None:
     session.say(f"  skill      {short(approval.plan.skill)}")
     session.say(f"  until      {instant(approval.expire_time)}")
     if approval.decider:
-        session.say(f"  decided    {instant(approval.decide_time)} by {approval.decider}: {approval.comment}")
+        session.say(
+            f"  decided    {instant(approval.decide_time)} by {who(approval.decider)}: {approval.comment}"
+        )
     show_plan(session, approval.plan)
 
 

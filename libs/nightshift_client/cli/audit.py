@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from nightshift_client.cli.session import EXIT_FAILED, CommandFailed, Session, command
-from nightshift_client.cli.words import instant
+from nightshift_client.cli.words import instant, who
 
 CommentArgument = Annotated[str, typer.Argument(help="Why.")]
 
@@ -36,9 +36,11 @@ def list_events(
     if session.json:
         session.print_json(answer)
         return
+    if not answer.audit_events:
+        session.say("No event.")
     for event in answer.audit_events:
         session.say(f"{event.seq:>6}  {instant(event.event_time)}  {event.kind:<22} {event.subject}")
-        session.say(f"        by {event.actor} ({event.source})")
+        session.say(f"        by {who(event.actor)} ({event.source})")
     if answer.next_page_token:
         session.errors.print(f"There are more: --page-token {answer.next_page_token}", soft_wrap=True)
 
@@ -85,6 +87,6 @@ def _show(session: Session, lock_now: Any) -> None:
     if session.json:
         session.print_json(lock_now)
     elif lock_now.engaged:
-        session.say(f"The lock is on since {instant(lock_now.change_time)}, by {lock_now.actor}.")
+        session.say(f"The lock is on since {instant(lock_now.change_time)}, by {who(lock_now.actor)}.")
     else:
-        session.say(f"The lock is off since {instant(lock_now.change_time)}, by {lock_now.actor}.")
+        session.say(f"The lock is off since {instant(lock_now.change_time)}, by {who(lock_now.actor)}.")

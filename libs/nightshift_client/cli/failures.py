@@ -31,8 +31,12 @@ ADVICE = {
     "IMPORT_RUNNING": "Wait for the running import, or follow it with: nightshift import --watch",
     "JOB_STATE": "See its state with: nightshift train list",
     "MODEL_UNAVAILABLE": "The embedding process starts anew; try again in a few seconds.",
+    "NOT_FOUND": "Names as an earlier answer gave them; lists: nightshift --help",
+    "PLATFORM_MISSING": "Stop the plane, set NIGHTSHIFT_PLATFORM_ROOT (or platform_root in section [plane] of"
+    " settings.toml), and start it again.",
     "OVERLOADED": "Try again in a moment.",
     "PARAMETERS_INVALID": "See what it takes with: nightshift skills show SKILL",
+    "PLAN_EXPIRED": "Run the skill again; it plans anew.",
     "PLAN_CHANGED": "The plan is another one by now: look at it again and confirm that one.",
     "PREEMPTED": "A user is here. It goes on by itself after quiet.",
     "PROTECTED_FILE": "This file is never changed by the plane, whoever asks.",
@@ -41,7 +45,7 @@ ADVICE = {
     "SKILL_MODIFIED": "The skill's code changed since the start: restart the plane.",
     "SKILL_UNKNOWN": "See them with: nightshift skills list",
     "STORAGE_READ_ONLY": "The store takes no writes; see the service's log and restart it.",
-    "USER_ACTIVE": "A user is here. Try again after quiet: nightshift activity",
+    "USER_ACTIVE": "Users go first. What is missing: nightshift activity",
 }
 UNREACHABLE = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"})
 

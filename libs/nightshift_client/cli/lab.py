@@ -59,6 +59,8 @@ def proposals(
     if session.json:
         session.print_json(answer)
         return
+    if not answer.proposals:
+        session.say("No proposal; a theme without a config gets one: nightshift skills run propose_config")
     for found in answer.proposals:
         findings = f"{len(found.report.findings)} findings"
         session.say(f"{instant(found.create_time)}  {found.config_id:<32} {_state(found)}, {findings}")
@@ -160,6 +162,8 @@ def promotions(session: Session, limit: LimitOption = 50) -> None:
     if session.json:
         session.print_json(answer)
         return
+    if not answer.promotions:
+        session.say("Nothing was promoted yet: nightshift lab promote PROPOSAL")
     for found in answer.promotions:
         kind = label(resources_pb2.PromotionKind.Name(found.kind), "PROMOTION_KIND_")
         now = "rolled back" if found.rolled_back_by else "stands"

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ from nightshift_client.cli.session import (
     Session,
     command,
 )
-from nightshift_client.cli.words import ago, label, one_line, table
+from nightshift_client.cli.words import ago, label, one_line, table, visible, who
 
 SERVICES = ("monitor", "experience", "skills", "lab", "trainer")
 HEALTH_TIMEOUT_S = 2.0
@@ -60,10 +61,23 @@ def up(
     arguments = ["--detach"] if detach else []
     arguments += ["--port-base", str(port_base)] if port_base is not None else []
     arguments += ["--insecure-loopback"] if insecure_loopback else []
+
+    def complain(problem: object) -> int:
+        raise CommandFailed(
+            EXIT_FAILED,
+            str(problem),
+            reason="START_FAILED",
+            advice=f"Logs: {session.home.path / 'logs'}; a running plane: nightshift status",
+        )
+
     if not session.json:
-        raise typer.Exit(main(arguments))
+        for line in _platform_missing(session):
+            session.errors.print(visible(line), soft_wrap=True)
+        if not detach:
+            session.errors.print("The plane starts; Ctrl-C stops it.")
+        raise typer.Exit(main(arguments, complain))
     with contextlib.redirect_stdout(sys.stderr):
-        code = main(arguments)
+        code = main(arguments, complain)
     if code == 0:
         session.print_json(_endpoints(session))
     raise typer.Exit(code)
@@ -134,7 +148,9 @@ def create_credential(
     try:
         certificate = create_credential(PlaneSettings(home=session.home.path), kind, name, role)
     except (SpiffeInvalid, ValueError) as error:
-        raise CommandFailed(EXIT_USAGE, str(error)) from error
+        # The kit speaks of the whole identity there.
+        words = f"{name!r} cannot be a name" if isinstance(error, SpiffeInvalid) else str(error)
+        raise CommandFailed(EXIT_USAGE, words) from error
     except (HomeUnsafe, OSError) as error:
         raise CommandFailed(EXIT_REFUSED, str(error)) from error
     key = certificate.with_suffix(".key")
@@ -157,6 +173,48 @@ def _need_kit(what: str) -> None:
         )
 
 
+def _platform_missing(session: Session) -> list[str]:
+    """What a plane without a platform cannot do, and how it is told of one."""
+    from nightshift_kit.errors import NightshiftError
+    from nightshift_kit.settings import plane_settings
+
+    try:
+        root = plane_settings().platform_root
+        document = tomllib.loads(_text(session.home.path / "settings.toml"))
+    except (NightshiftError, ValueError):
+        # The start itself says what is wrong with them.
+        return []
+    url = os.environ.get("NIGHTSHIFT_MONITOR_PLATFORM_URL", "") or document.get("monitor", {}).get(
+        "platform_url", ""
+    )
+    missing = []
+    if root is None:
+        missing.append(
+            "  NIGHTSHIFT_PLATFORM_ROOT=/srv/platform  its folder: without it no config can be promoted"
+        )
+    elif not root.is_dir():
+        missing.append(f"  {root} is no folder: until it is there no config can be promoted")
+    if not url:
+        missing.append(
+            "  NIGHTSHIFT_MONITOR_PLATFORM_URL=http://…  its address: without it nothing starts by itself"
+        )
+    if not missing:
+        return []
+    return [
+        "The plane does not know its whole platform. Recording, import, statistics and text search work;",
+        "for the rest, set this in the environment (or platform_root in [plane], platform_url in [monitor]",
+        f"of {session.home.path / 'settings.toml'}) and start again:",
+        *missing,
+    ]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
 def _endpoints(session: Session) -> dict[str, Any]:
     import json
 
@@ -168,6 +226,7 @@ def _look(session: Session) -> dict[str, Any]:
     """What each service says of itself; those that do not answer are left out."""
     from concurrent.futures import ThreadPoolExecutor
 
+    from nightshift.lab.v1 import lab_service_pb2 as lab
     from nightshift.monitor.v1 import monitor_service_pb2 as monitor
     from nightshift.skills.v1 import resources_pb2 as skills_types
     from nightshift.skills.v1 import skills_service_pb2 as skills
@@ -182,6 +241,7 @@ def _look(session: Session) -> dict[str, Any]:
         "lock": ("skills", "GetLock", skills.GetLockRequest()),
         "schedule": ("skills", "GetSchedule", skills.GetScheduleRequest()),
         "approvals": ("skills", "ListApprovals", skills.ListApprovalsRequest(state=pending)),
+        "configs": ("lab", "ListConfigs", lab.ListConfigsRequest(page_size=1)),
         "training_jobs": ("trainer", "ListTrainingJobs", trainer.ListTrainingJobsRequest(page_size=1)),
     }
     with ThreadPoolExecutor(len(names) + len(asked)) as threads:
@@ -207,7 +267,12 @@ def _look(session: Session) -> dict[str, Any]:
             try:
                 message = answer.result()
             except CommandFailed as error:
-                seen.setdefault("problems", []).append(f"{key}: {error.message}")
+                if error.reason == "PLATFORM_MISSING":
+                    seen["platform_problem"] = error.message
+                elif key != "configs":
+                    seen.setdefault("problems", []).append(f"{key}: {error.message}")
+                continue
+            if key == "configs":
                 continue
             lists = {"approvals": "approvals", "training_jobs": "training_jobs"}
             seen[key] = list(getattr(message, lists[key])) if key in lists else message
@@ -239,15 +304,22 @@ def _show_status(session: Session, seen: dict[str, Any]) -> None:
         for reason in idleness.reasons:
             if reason.allows_idle == idleness.idle:
                 session.say(f"  {reason.message}")
-        session.say(
-            f"gpu: {', '.join(gpu.display_name for gpu in monitor.gpus) or monitor.gpu_detail or 'none'}"
-        )
-    if (lock := seen.get("lock")) is not None:
-        session.say(f"lock: on, by {lock.actor}: {lock.comment}" if lock.engaged else "lock: off")
     if (schedule := seen.get("schedule")) is not None:
+        said = {reason.message for reason in monitor.idleness.reasons} if monitor is not None else set()
+        _show_schedule(session, schedule, said)
+    if "platform_problem" in seen:
+        session.say(f"no platform for the lab: {seen['platform_problem']}")
+    if monitor is not None:
+        names = ", ".join(gpu.display_name for gpu in monitor.gpus)
+        session.say(f"gpu: {names or 'none'}{f' ({monitor.gpu_detail})' if not names else ''}")
+    if (lock := seen.get("lock")) is not None:
+        session.say(
+            f"lock: on, by {who(lock.actor)}: {lock.comment}; an admin lifts it: nightshift unlock"
+            if lock.engaged
+            else "lock: off"
+        )
+    if schedule is not None:
         session.say(f"fence: {schedule.fence}")
-        due = [entry.skill.rpartition("/")[2] for entry in schedule.entries if entry.due]
-        session.say(f"next: {', '.join(due) or 'nothing is due'}{'' if schedule.open else ' (closed)'}")
     if "approvals" in seen:
         waiting = seen["approvals"]
         session.say(f"approvals: {len(waiting)} pending")
@@ -260,6 +332,19 @@ def _show_status(session: Session, seen: dict[str, Any]) -> None:
         session.say(f"training: {job.name} {state}, step {job.step}/{job.total_steps}")
     if "problems" in seen:
         session.say(f"problems: {seen['problems']}")
+
+
+def _show_schedule(session: Session, schedule: Any, said: set[str]) -> None:
+    """What runs by itself next, or why nothing does; what was `said` already is not said again."""
+    due = [entry.skill.rpartition("/")[2] for entry in schedule.entries if entry.due]
+    if schedule.open:
+        session.say(f"by itself: {', '.join(due) or 'nothing is due'}; why: nightshift skills schedule")
+        return
+    watching = f" but {', '.join(due)}" if due else ""
+    session.say(f"by itself: nothing{watching}; why: nightshift skills schedule")
+    for reason in schedule.reasons:
+        if reason not in said:
+            session.say(f"  {reason}")
 
 
 def _alive(pid: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +32,8 @@ FilterOption = Annotated[
     typer.Option("--filter", help='Terms joined by AND: production = true, language = "de", start_time >= …'),
 ]
 LimitOption = Annotated[int, typer.Option("--limit", min=1, help="At most this many.")]
+# A cold start of the embedding process took 6 s on two busy cores.
+MODEL_START_S = 30.0
 TokenOption = Annotated[str, typer.Option("--page-token", help="Go on after an earlier answer.")]
 
 
@@ -116,7 +119,7 @@ def list_runs(
     if session.json:
         session.print_json(answer)
         return
-    session.show(_runs_table(answer.runs))
+    _show_runs(session, answer.runs)
     _more(session, answer.next_page_token)
 
 
@@ -155,18 +158,22 @@ def search_runs(
         language=language,
         interception_config=config,
     )
-    answer = session.call("experience", "SearchRuns", request)
+    answer = _search(session, request)
     if session.json:
         session.print_json(answer)
         return
+    if not answer.hits:
+        session.say("Nothing is near.")
     rows = [
         (f"{hit.score:.3f}", hit.run.language, hit.run.interception_config, one_line(hit.run.prompt, 200))
         for hit in answer.hits
     ]
-    session.show(table(("score", "right"), "lang", "config", "prompt", rows=rows))
+    if rows:
+        session.show(table(("score", "right"), "lang", "config", "prompt", rows=rows))
     if answer.pending_count:
         session.say(
-            f"{answer.pending_count} prompts wait for embedding: nightshift skills run build_embeddings"
+            f"{answer.pending_count} prompts are not embedded yet. That happens by itself while nobody uses"
+            " the machine (nightshift status); --mode text needs no embedding."
         )
 
 
@@ -247,7 +254,10 @@ def performance(
         ("blocked", "right"),
         ("again", "right"),
     )
-    session.show(table(*columns, rows=rows))
+    if rows:
+        session.show(table(*columns, rows=rows))
+    else:
+        session.say("No production run: nightshift import DIR --platform DIR")
     _more(session, answer.next_page_token)
 
 
@@ -328,6 +338,8 @@ def _show_import(session: Session, job: resources_pb2.ImportJob) -> None:
         f"{job.unchanged_count} unchanged, {job.skipped_count} skipped"
     )
     session.say(f"  {job.favorite_count} favourites, {job.dangling_favorite_count} of runs that do not exist")
+    if not job.scanned_count:
+        session.say("  No run lies there: name the folder that holds exports/json.")
     for reason in job.skipped_reasons:
         session.say(f"  skipped {reason.count:>6}  {reason.key}")
 
@@ -338,21 +350,35 @@ def _import_state(job: resources_pb2.ImportJob) -> str:
     return label(resources_pb2.ImportJobState.Name(job.state), "IMPORT_JOB_STATE_")
 
 
-def _runs_table(runs: Any) -> Any:
+def _search(session: Session, request: Any) -> Any:
+    """Searches; waits for the embedding process where it is only starting."""
+    deadline = time.monotonic() + (session.timeout_s or MODEL_START_S)
+    columns = (SpinnerColumn(), TextColumn("the embedding process starts"), TimeElapsedColumn())
+    with Progress(*columns, console=session.errors, transient=True, disable=not session.lively) as bar:
+        shown = False
+        while True:
+            try:
+                return session.call("experience", "SearchRuns", request)
+            except CommandFailed as error:
+                if error.reason != "MODEL_UNAVAILABLE" or time.monotonic() > deadline:
+                    raise
+            if not shown:
+                bar.add_task("", total=None)
+                shown = True
+            time.sleep(0.5)
+
+
+def _show_runs(session: Session, runs: Any) -> None:
+    """Two lines a run, so that names can be copied whole."""
     from nightshift.experience.v1 import resources_pb2
 
-    rows = [
-        (
-            instant(run.start_time),
-            short(run.name),
-            label(resources_pb2.RunOutcome.Name(run.outcome), "RUN_OUTCOME_")
-            + ("  ★" if run.favorite else ""),
-            run.interception_config,
-            one_line(run.prompt, 60),
-        )
-        for run in runs
-    ]
-    return table(("began", "fixed"), "run", "outcome", "config", "prompt", rows=rows)
+    if not runs:
+        session.say("No run: nightshift import DIR --platform DIR")
+    for run in runs:
+        outcome = label(resources_pb2.RunOutcome.Name(run.outcome), "RUN_OUTCOME_")
+        config = run.interception_config + ("  ★" if run.favorite else "")
+        session.say(f"{instant(run.start_time)}  {short(run.name):<24}  {outcome:<10}  {config}")
+        session.say(f"  {one_line(run.prompt, 76)}")
 
 
 def _rate(rate: resources_pb2.Rate) -> str:

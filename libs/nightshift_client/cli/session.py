@@ -245,6 +245,11 @@ def command(
                 function(session, **values)
             except CommandFailed as error:
                 _end(session, error)
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                # A file that the user named, most likely: the system's own words say it best.
+                _end(session, CommandFailed(EXIT_FAILED, str(error), reason="SYSTEM_ERROR"))
             except KeyboardInterrupt:
                 raise typer.Exit(EXIT_INTERRUPTED) from None
             finally:

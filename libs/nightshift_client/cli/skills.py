@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +19,7 @@ from nightshift_client.cli.acting import (
     state_of,
 )
 from nightshift_client.cli.session import EXIT_USAGE, CommandFailed, Session, command, named
-from nightshift_client.cli.words import ago, instant, label, one_line, seconds_of, short, span, table
+from nightshift_client.cli.words import ago, instant, label, one_line, seconds_of, short, span, table, who
 
 SkillArgument = Annotated[str, typer.Argument(help="Skill (nightshift skills list).")]
 RunArgument = Annotated[str, typer.Argument(help="Skill run.")]
@@ -79,8 +80,10 @@ def show_skill(session: Session, skill: SkillArgument) -> None:
     session.say(
         f"{short(answer.name)} ({label(policy_pb2.Tier.Name(answer.tier), 'TIER_')}): {answer.description}"
     )
+    rest = seconds_of(answer.cooldown)
     session.say(
-        f"  when       {', '.join(answer.triggers)}; rests {span(seconds_of(answer.cooldown))} on one subject"
+        f"  when       {', '.join(answer.triggers)}"
+        + (f"; rests {span(rest)} on one subject" if rest else "")
     )
     for method in answer.methods:
         session.say(f"  calls      {method}")
@@ -133,6 +136,8 @@ def list_skill_runs(
     if session.json:
         session.print_json(answer)
         return
+    if not answer.skill_runs:
+        session.say("No run yet.")
     for run in answer.skill_runs:
         session.say(f"{instant(run.create_time)}  {short(run.skill):<22} {label(state_of(run), '')}")
         session.say(f"  {run.name}")
@@ -148,7 +153,7 @@ def show_skill_run(session: Session, run: RunArgument) -> None:
         session.print_json(answer)
         return
     session.say(f"{answer.name} ({short(answer.skill)}) is {label(state_of(answer), '')}")
-    session.say(f"  by         {answer.initiator}")
+    session.say(f"  by         {who(answer.initiator)}")
     session.say(f"  began      {instant(answer.start_time) or '-'}, ended {instant(answer.end_time) or '-'}")
     if answer.approval:
         session.say(f"  approval   {answer.approval}")
@@ -199,11 +204,19 @@ def schedule(session: Session) -> None:
     if session.json:
         session.print_json(answer)
         return
-    session.say(f"autonomous work is {'open' if answer.open else 'closed'}, fence {answer.fence}")
+    state = "may start" if answer.open else "waits"
+    session.say(f"What runs by itself {state} (fence {answer.fence}):")
     for reason in answer.reasons:
         session.say(f"  {reason}")
+    shared = set(answer.reasons)
+
+    def why(reasons: Iterable[str]) -> str:
+        # What holds for all stands above, once.
+        own = [reason for reason in reasons if reason not in shared]
+        return " ".join(own) or ("" if answer.open else "As above.")
+
     rows = [
-        (short(entry.skill), "due" if entry.due else "-", ago(entry.last_run_time), "; ".join(entry.reasons))
+        (short(entry.skill), "due" if entry.due else "-", ago(entry.last_run_time), why(entry.reasons))
         for entry in answer.entries
     ]
     session.show(table("skill", "next", "last", "why", rows=rows))
@@ -216,6 +229,10 @@ def list_preemptions(session: Session, limit: LimitOption = 20) -> None:
     answer = session.call("skills", "ListPreemptions", messages.ListPreemptionsRequest(page_size=limit))
     if session.json:
         session.print_json(answer)
+        return
+
+    if not answer.preemptions:
+        session.say("No user came while background work ran.")
         return
 
     def took(event: Any, field: str) -> str:

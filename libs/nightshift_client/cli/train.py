@@ -171,6 +171,8 @@ def list_jobs(session: Session, limit: Annotated[int, typer.Option("--limit", mi
     if session.json:
         session.print_json(answer)
         return
+    if not answer.training_jobs:
+        session.say("No training yet; begin one with: nightshift train start --base-model DIR --dataset FILE")
     for job in answer.training_jobs:
         state = label(_state(job), "") + (f" ({job.pause_cause})" if job.pause_cause else "")
         loss = f", loss {job.loss:.3f}" if job.step else ""
@@ -218,6 +220,9 @@ def list_adapters(session: Session, limit: Annotated[int, typer.Option("--limit"
     if session.json:
         session.print_json(answer)
         return
+    if not answer.adapters:
+        session.say("No adapter yet; a training makes one: nightshift train start")
+        return
     rows = [
         (
             short(found.name),
@@ -260,7 +265,9 @@ def _newest(session: Session) -> str:
     ).training_jobs
     if not jobs:
         raise CommandFailed(
-            EXIT_FAILED, "there is no training job", advice="Start one with: nightshift train start"
+            EXIT_FAILED,
+            "there is no training job",
+            advice="Start one with: nightshift train start --base-model DIR --dataset FILE",
         )
     still_open = [job for job in jobs if _state(job) in OPEN_STATES]
     return str((still_open or list(jobs))[0].name)

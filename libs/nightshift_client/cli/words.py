@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -49,6 +50,11 @@ def one_line(text: str, length: int = 120) -> str:
 def short(name: str) -> str:
     """The id of a resource name."""
     return visible(name.rpartition("/")[2])
+
+
+def who(actor: str) -> str:
+    """spiffe://nightshift.local/person/admin/1000 → person/admin/1000."""
+    return visible(re.sub(r"^spiffe://[^/]*/", "", actor))
 
 
 def label(enum_name: str, prefix: str) -> str:

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,8 +21,14 @@ from nightshift_kit.settings import PlaneSettings, plane_settings
 from nightshift_kit.telemetry import configure_logging
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command. Returns the exit status."""
+def main(arguments: list[str] | None = None, complain: Callable[[object], int] | None = None) -> int:
+    """Runs the command. Returns the exit status.
+
+    Args:
+        arguments: Of the command line.
+        complain: Told why the plane did not start; its answer is the exit status. Left out: a line on stderr.
+    """
+    complain = complain or _complain
     parser = argparse.ArgumentParser(prog="nightshift up", description="Start the plane.")
     parser.add_argument("--detach", action="store_true", help="return when the plane is healthy")
     parser.add_argument("--port-base", type=int, help="ports are counted from here; 0 takes a free block")
@@ -37,11 +44,18 @@ def main(arguments: list[str] | None = None) -> int:
         settings = plane_settings(**overrides)
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (NightshiftError, OSError) as error:
-        return _complain(error)
-    return _detached(settings, chosen.port_base) if chosen.detach else _run(settings, chosen.port_base)
+        return complain(error)
+    if chosen.detach:
+        return _detached(settings, chosen.port_base, complain)
+    return _run(settings, chosen.port_base, complain)
 
 
-def _run(settings: PlaneSettings, port_base: int | None, ready_descriptor: int | None = None) -> int:
+def _run(
+    settings: PlaneSettings,
+    port_base: int | None,
+    complain: Callable[[object], int],
+    ready_descriptor: int | None = None,
+) -> int:
     configure_logging("plane", settings.home / "logs", level=settings.log_level)
     plane = Plane(settings, SERVICES, port_base=port_base)
 
@@ -60,11 +74,11 @@ def _run(settings: PlaneSettings, port_base: int | None, ready_descriptor: int |
     except (NightshiftError, PlaneRunning, StartFailed, NoFreePorts, OSError, RuntimeError) as error:
         if ready_descriptor is not None:
             os.write(ready_descriptor, b"-" + str(error).encode())
-        return _complain(error)
+        return complain(error)
     return 0
 
 
-def _detached(settings: PlaneSettings, port_base: int | None) -> int:
+def _detached(settings: PlaneSettings, port_base: int | None, complain: Callable[[object], int]) -> int:
     """Forks twice, so that the plane belongs to no terminal, and waits for word from it."""
     reading, writing = os.pipe()
     if os.fork() == 0:
@@ -78,8 +92,7 @@ def _detached(settings: PlaneSettings, port_base: int | None) -> int:
     with os.fdopen(reading, "rb") as pipe:
         word = pipe.read().decode()
     if not word.startswith("+"):
-        log = settings.home / "logs" / "plane.out"
-        return _complain(f"{word[1:] or 'the plane ended'} (see {log})")
+        return complain(word[1:] or f"the plane ended; see {settings.home / 'logs' / 'plane.out'}")
     sys.stdout.write(word[1:])
     return 0
 
@@ -95,7 +108,7 @@ def _become_daemon(settings: PlaneSettings, port_base: int | None, writing: int)
         os.dup2(out, 1)
         os.dup2(out, 2)
         os.chdir(Path("/"))
-        status = _run(settings, port_base, writing)
+        status = _run(settings, port_base, _complain, writing)
     finally:
         os._exit(status)
 

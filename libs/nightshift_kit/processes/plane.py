@@ -106,7 +106,9 @@ class Plane:
         self._environment = environment or {}
         self._restart_first_s = restart_first_s
         self._restart_last_s = restart_last_s
-        self._children = {spec.name: _Child(spec, restart_first_s) for level in self._levels for spec in level}
+        self._children = {
+            spec.name: _Child(spec, restart_first_s) for level in self._levels for spec in level
+        }
         self._watchers: list[asyncio.Task[None]] = []
         self._lock_descriptor: int | None = None
         self._stopping = False

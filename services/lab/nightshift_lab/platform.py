@@ -18,7 +18,9 @@ def open_root(path: Path | None) -> Root:
         StorageUnsupported, StorageIo: as Root.
     """
     if path is None or not path.is_dir():
-        raise PlatformMissing("Set NIGHTSHIFT_PLATFORM_ROOT to the platform's folder and restart the lab.")
+        raise PlatformMissing(
+            "Set NIGHTSHIFT_PLATFORM_ROOT to the platform's folder and start the plane again."
+        )
     return Root(path)
 
 

@@ -119,7 +119,9 @@ class Prober:
         marked = [probe for probe in self.probes if probe.platform]
         if not marked:
             return PlatformFact(
-                PlatformState.UNKNOWN, "no probe is marked as the platform's (set platform_url)."
+                PlatformState.UNKNOWN,
+                "no address of it is set (NIGHTSHIFT_MONITOR_PLATFORM_URL, or platform_url in"
+                " section [monitor] of settings.toml).",
             )
         valid_until: list[int] = []
         worst = PlatformFact(PlatformState.UP, "")

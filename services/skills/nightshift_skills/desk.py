@@ -175,12 +175,17 @@ class Desk:
 
     async def _run_unasked(self, wish: Wish) -> Run:
         if wish.skill.background and not self._gate.is_open:
-            await self._scheduler.reconsider()
-        if wish.skill.background and not self._gate.is_open:
+            situation = await self._scheduler.reconsider()
+            if self._gate.is_open:
+                return await self._begin_unasked(wish)
+            why = " ".join(situation.blocking()) or "The machine is not idle yet."
             raise UserActive(
-                "A user is here, or the machine is not idle yet; idle work waits.",
+                f"{wish.skill.name} runs while nobody needs the machine: {why}",
                 retry_after_s=await self._scheduler.quiet_remaining_s(),
             )
+        return await self._begin_unasked(wish)
+
+    async def _begin_unasked(self, wish: Wish) -> Run:
         run = await self._proposals.start_unasked(wish)
         if run.state is RunState.RUNNING:
             try:

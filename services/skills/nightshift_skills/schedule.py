@@ -55,16 +55,18 @@ class Situation:
 
     def reasons(self) -> list[str]:
         """Each condition in words, the blocking ones first."""
+        return self.blocking() + [words for allows, words in self.idle_reasons if allows]
+
+    def blocking(self) -> list[str]:
+        """What keeps background work from starting, in words."""
         blocking: list[str] = []
-        resting: list[str] = []
         if self.locked:
             blocking.append("The global lock is on.")
         if not self.monitor_known:
             blocking.append("The monitor cannot be asked whether the machine is idle.")
         elif not self.platform_up:
-            blocking.append("The platform is not there; without it nothing starts by itself.")
-        for allows, words in self.idle_reasons:
-            (resting if allows else blocking).append(words)
+            blocking.append("Nothing starts by itself while the platform is not known to be up.")
+        blocking += [words for allows, words in self.idle_reasons if not allows]
         if self.backing_off:
             assert self.backoff_until is not None
             blocking.append(
@@ -72,7 +74,7 @@ class Situation:
             )
         if self.quiet and self.running >= self.max_running:
             blocking.append(f"{self.running} background run is at work; more have to wait.")
-        return blocking + resting
+        return blocking
 
 
 @dataclass(frozen=True, slots=True)
