@@ -9,8 +9,8 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import os
+import random
 import re
-import secrets
 import sys
 import threading
 import time
@@ -27,6 +27,9 @@ import structlog
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/-]{1,64}")
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+# Names of traces have to differ, not to be secret; the kernel's generator is a system call for each.
+_IDS: Final = random.Random()  # noqa: S311
+os.register_at_fork(after_in_child=_IDS.seed)
 _ROTATE_BYTES: Final = 32 * 1024 * 1024
 _KEEP_FILES: Final = 3
 
@@ -55,10 +58,10 @@ def begin_trace(traceparent: str | None = None, request_id: str | None = None) -
     if found is not None and found[1] != "0" * 32 and found[2] != "0" * 16:
         trace_id, sampled = found[1], int(found[3], 16) & 1 == 1
     else:
-        trace_id, sampled = secrets.token_hex(16), True
+        trace_id, sampled = f"{_IDS.getrandbits(128):032x}", True
     if not request_id or _REQUEST_ID.fullmatch(request_id) is None:
-        request_id = secrets.token_hex(8)
-    return Trace(trace_id, secrets.token_hex(8), request_id, sampled)
+        request_id = f"{_IDS.getrandbits(64):016x}"
+    return Trace(trace_id, f"{_IDS.getrandbits(64):016x}", request_id, sampled)
 
 
 def set_trace(trace: Trace | None) -> None:
