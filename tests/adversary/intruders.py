@@ -257,7 +257,8 @@ def attacks() -> Iterator[tuple[str, Attack]]:
 
 
 def _without(claim: str) -> Callable[[Forger, Message], str]:
-    return lambda forger, request: forger.changed(request, **{claim: None})
+    absent: Claims = {claim: None}
+    return lambda forger, request: forger.changed(request, **absent)
 
 
 def _of_tier(tier: Tier) -> Callable[[Forger, Message], str]:

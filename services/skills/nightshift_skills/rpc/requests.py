@@ -14,6 +14,7 @@ from nightshift.skills.v1 import skills_service_pb2 as pb
 from nightshift_kit.errors import EnumRequired, EnumUnknown, FieldInvalid
 from nightshift_kit.ids import check_id
 from nightshift_kit.pages import Scalar, decode_token, encode_token, page_size, query_digest
+from nightshift_kit.rpc.errors import NonFinite
 from nightshift_skills.approvals import ApprovalState
 
 _KIND = re.compile(r"[a-z_]{1,32}")
@@ -50,8 +51,11 @@ class Page:
 
 
 def parameters(message: Struct) -> dict[str, Any]:
-    """Parameters of a skill as JSON."""
-    found = json_format.MessageToDict(message)
+    """Parameters of a skill as JSON. Raises NonFinite for a number that JSON has not."""
+    try:
+        found = json_format.MessageToDict(message)
+    except ValueError as error:
+        raise NonFinite.at("parameters", "numbers must be finite") from error
     return {str(key): value for key, value in found.items()}
 
 
