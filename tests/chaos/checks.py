@@ -16,6 +16,7 @@ from google.protobuf.json_format import MessageToDict
 from nightshift.experience.v1 import experience_service_pb2 as experience_pb
 from nightshift.experience.v1.experience_service_pb2_grpc import ExperienceServiceStub
 from nightshift.lab.v1 import lab_service_pb2 as lab_pb
+from nightshift.lab.v1 import resources_pb2 as lab_types
 from nightshift.lab.v1.lab_service_pb2_grpc import LabServiceStub
 from nightshift.skills.v1 import resources_pb2 as types
 from nightshift.skills.v1 import skills_service_pb2 as skills_pb
@@ -163,10 +164,7 @@ class Checks:
     async def production(self) -> None:
         """The platform's tree is as before, but for what the lab says it put there; no half file anywhere."""
         standing: dict[str, str] = {}
-        request = lab_pb.ListPromotionsRequest(page_size=1000)
-        answer = await self._lab.ListPromotions(request, timeout=10)
-        assert not answer.next_page_token
-        for promotion in reversed(answer.promotions):
+        for promotion in reversed(await self._promotions()):
             assert promotion.previous_digest == standing.get(promotion.path, "")
             standing[promotion.path] = promotion.digest
         found = tree_of(self._plane.platform_root)
@@ -175,6 +173,18 @@ class Checks:
             entry = found.pop(path, "")
             assert entry == (f"100644 {digest}" if digest else ""), (path, entry, digest)
         assert found == dict(self._tree_before)
+
+    async def _promotions(self) -> list[lab_types.Promotion]:
+        """All, newest first."""
+        promotions: list[lab_types.Promotion] = []
+        token = ""
+        while True:
+            request = lab_pb.ListPromotionsRequest(page_size=100, page_token=token)
+            answer = await self._lab.ListPromotions(request, timeout=10)
+            promotions += answer.promotions
+            token = answer.next_page_token
+            if not token:
+                return promotions
 
     async def audit(self) -> int:
         """The chain is valid and holds every event of every outbox; how many."""
@@ -261,7 +271,7 @@ def _check_requests(skills: sqlite3.Connection, journal: Journal) -> None:
     intended = {entry["request_id"] for entry in journal.entries("intent", "RunSkill")}
     assert made.keys() <= intended
     of_persons = _rows(skills, "SELECT id, skill FROM skill_runs WHERE initiator LIKE '%person%'")
-    assert {f"skillRuns/{row['id']}" for row in of_persons} == set(made.values()) | _shared(skills, made)
+    assert {f"skillRuns/{row['id']}" for row in of_persons} == set(made.values()) - _shared(skills, made)
     # A promotion or rollback is never shared: one command, one run.
     commanded = [row for row in of_persons if row["skill"] in ("promote_config", "rollback")]
     told_so = [
@@ -273,7 +283,7 @@ def _check_requests(skills: sqlite3.Connection, journal: Journal) -> None:
 
 
 def _shared(skills: sqlite3.Connection, made: Mapping[str, str]) -> set[str]:
-    """Runs of plans that waited already when a person asked for the same are that person's too: in `made`."""
+    """Runs that a trigger had made already, and that a person's command for the same plan was given."""
     known = {row["id"] for row in _rows(skills, "SELECT id FROM skill_runs")}
     assert {run.removeprefix("skillRuns/") for run in made.values()} <= known
     triggered = _rows(skills, "SELECT id FROM skill_runs WHERE initiator NOT LIKE '%person%'")

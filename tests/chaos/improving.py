@@ -30,9 +30,11 @@ class Improver:
         self._source = source
         self._lab = plane.stub(LabServiceStub, "lab")
         self.promotions = 0
+        # What stands in production now: path → the promotion that put it there.
+        self._standing: dict[str, dict[str, Any]] = {}
 
-    async def approve_all(self, stop: asyncio.Event) -> None:
-        """Approves what waits; asks for proposals as well."""
+    async def approve_all(self, stop: asyncio.Event, pause_s: float) -> None:
+        """Approves what waits, with pauses; asks for proposals as well."""
         while not stop.is_set():
             for approval in await self._person.pending():
                 if approval.plan.skill == "skills/propose_config":
@@ -40,7 +42,7 @@ class Improver:
                     await self._person.ended(await self._person.get(approval.skill_run))
             if self._source.random() < 0.3:
                 await self._ask()
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(self._source.uniform(0.1, pause_s))
 
     async def _ask(self) -> None:
         """A person who sees the plan and confirms it at once."""
@@ -61,18 +63,29 @@ class Improver:
         """Promotes validated proposals, takes promotions back, and takes some of that back, too."""
         while not stop.is_set():
             proposals = [p for p in await self.proposals() if p.state == lab_types.PROPOSAL_STATE_VALIDATED]
-            if not proposals:
+            if proposals and (not self._standing or self._source.random() < 0.5):
+                proposal = self._source.choice(proposals)
+                await self._moved("promote_config", proposal=proposal.name)
+            elif self._standing:
+                last = self._standing[self._source.choice(sorted(self._standing))]
+                taken_out = await self._moved("rollback", promotion=last["name"])
+                if self._source.random() < 0.3:
+                    # A rollback is itself a promotion, and can be taken back.
+                    await self._moved("rollback", promotion=taken_out["name"])
+            else:
                 await asyncio.sleep(0.2)
-                continue
-            proposal = self._source.choice(proposals)
-            promotion = await self._done("promote_config", proposal=proposal.name)
-            self._check_file(promotion)
-            while not stop.is_set() and self._source.random() < 0.9:
-                promotion = await self._done("rollback", promotion=promotion["name"])
-                self._check_file(promotion)
-                if not promotion.get("digest") and self._source.random() < 0.7:
-                    # Taken out of production: the proposal can be promoted again.
-                    break
+
+    async def _moved(self, skill: str, **parameters: Any) -> dict[str, Any]:
+        """Carries it out; what was acknowledged as done must lie there at once, to the byte."""
+        promotion = await self._done(skill, **parameters)
+        path = self._plane.platform_root / promotion["path"]
+        found = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+        assert found == promotion.get("digest", ""), (found, promotion)
+        if found:
+            self._standing[promotion["path"]] = promotion
+        else:
+            self._standing.pop(promotion["path"], None)
+        return promotion
 
     async def proposals(self) -> list[lab_types.Proposal]:
         """All there are."""
@@ -89,9 +102,3 @@ class Improver:
         self.promotions += 1
         promotion: dict[str, Any] = MessageToDict(run.results[0])
         return promotion
-
-    def _check_file(self, promotion: dict[str, Any]) -> None:
-        """What was acknowledged as done lies there, to the byte: only this driver moves anything."""
-        path = self._plane.platform_root / promotion["path"]
-        found = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
-        assert found == promotion.get("digest", ""), (found, promotion)

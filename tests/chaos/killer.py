@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import re
 import shutil
-import signal
 import sqlite3
 import tempfile
 import time
@@ -20,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from tests.chaos.flights import Flights
-from tests.chaos.signs import IN_CREATE, IN_MODIFY, IN_MOVED_TO, Watch
+from tests.chaos.signs import IN_CREATE, IN_MODIFY, IN_MOVED_TO, Assassin
 from tests.support.plane import RealPlane
 
 SERVICES = ("monitor", "experience", "lab", "trainer", "skills")
@@ -86,6 +84,11 @@ class Killer:
         self._flights = flights
         self._source = source
         self.kills: list[Kill] = []
+        self._assassin = Assassin()
+
+    def close(self) -> None:
+        """Ends the assassin."""
+        self._assassin.close()
 
     async def run(self, count: int, *, gap_s: tuple[float, float]) -> None:
         """Kills `count` times; a service is killed again only after it has come back."""
@@ -129,22 +132,25 @@ class Killer:
         return victim, sign
 
     def _wait_and_kill(self, victim: str, sign: str, delay_s: float) -> Kill | None:
-        seen = self._await(sign)
-        # Busy: a sleep of less than a millisecond lasts longer than asked for.
-        until_s = time.perf_counter() + delay_s
-        while time.perf_counter() < until_s:
-            pass
-        flights = frozenset(self._flights.now())
+        kind, _, what = sign.partition(":")
+        seen = True
+        if kind == "flight":
+            seen = self._in_flight(what)
+        elif kind == "random":
+            time.sleep(self._source.uniform(0, 0.5))
         pid = self._worker() if victim == WORKER else self._plane.pid(victim)
         if not pid:
             return None
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
+        folders, names, mask = self._watched(kind, what)
+        came, killed = self._assassin.kill(
+            pid, folders, names, mask, timeout_s=_SIGN_TIMEOUT_S, delay_s=delay_s
+        )
+        flights = frozenset(self._flights.now())
+        if not killed:
             return None
         self._await_death(pid)
         phase, inside = self._phase(victim, flights)
-        return Kill(victim, sign if seen else "none", phase, inside, flights)
+        return Kill(victim, sign if seen and came else "none", phase, inside, flights)
 
     def _await_death(self, pid: int) -> None:
         with suppress(psutil.NoSuchProcess):
@@ -154,26 +160,20 @@ class Killer:
         # The plane's table notices within a turn of its loop; then the service counts as ready no more.
         time.sleep(0.05)
 
-    def _await(self, sign: str) -> bool:
-        kind, _, what = sign.partition(":")
+    def _watched(self, kind: str, what: str) -> tuple[list[Path], str, int]:
+        """Folders, names and changes that are a sign; no folders where none is waited for."""
         home = self._plane.home
         match kind:
             case "file":
-                return _watched([self._plane.production], r"\.nightshift-.*", IN_CREATE)
+                return [self._plane.production], r"\.nightshift-.*", IN_CREATE
             case "wal":
-                return _watched([home / what], r".*\.db-wal", IN_MODIFY)
+                return [home / what], r".*\.db-wal", IN_MODIFY
             case "checkpoint":
-                return _watched(
-                    _below(home / "trainer" / "jobs", "*/checkpoints/**"),
-                    ".*",
-                    IN_CREATE | IN_MODIFY | IN_MOVED_TO,
-                )
+                folders = _below(home / "trainer" / "jobs", "*/checkpoints/**")
+                return folders, ".*", IN_CREATE | IN_MODIFY | IN_MOVED_TO
             case "vectors":
-                return _watched(_below(home / "experience" / "lance", "**"), ".*", IN_CREATE | IN_MODIFY)
-            case "flight":
-                return self._in_flight(what)
-        time.sleep(self._source.uniform(0, 0.5))
-        return True
+                return _below(home / "experience" / "lance", "**"), ".*", IN_CREATE | IN_MODIFY
+        return [], "", 0
 
     def _in_flight(self, pattern: str) -> bool:
         wanted = re.compile(pattern)
@@ -252,11 +252,6 @@ class Killer:
 def _phase_of_experience(flights: frozenset[str]) -> tuple[str, bool]:
     writes = sorted(flights & {"RecordRun", "RecordRuns", "RecordFeedback", "import", "ImportRuns"})
     return (f"taking {' + '.join(writes)}", True) if writes else ("nothing told", False)
-
-
-def _watched(folders: list[Path], names: str, mask: int) -> bool:
-    with Watch(folders, names, mask) as watch:
-        return watch.wait(_SIGN_TIMEOUT_S)
 
 
 def _below(folder: Path, pattern: str) -> list[Path]:

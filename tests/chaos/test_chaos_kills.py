@@ -12,6 +12,7 @@ import secrets
 import sys
 import time
 from collections.abc import Awaitable
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,17 +54,18 @@ class Length:
     train_steps: int
     tree_runs: int
     visits_s: tuple[float, float]
+    approve_pause_s: float
 
 
 @pytest.mark.timeout(400)
 async def test_a_dozen_kills(tmp_path: Path) -> None:
-    await kill_and_check(tmp_path, Length(QUICK_KILLS, (0.3, 1.5), 120, 60, (8, 14)))
+    await kill_and_check(tmp_path, Length(QUICK_KILLS, (0.3, 1.5), 120, 60, (8, 14), 8))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 async def test_a_hundred_kills(tmp_path: Path) -> None:
-    await kill_and_check(tmp_path, Length(LONG_KILLS, (0.2, 2.5), 600, 150, (6, 20)))
+    await kill_and_check(tmp_path, Length(LONG_KILLS, (0.2, 2.5), 600, 150, (6, 20), 60))
 
 
 async def kill_and_check(folder: Path, length: Length) -> None:
@@ -72,7 +74,8 @@ async def kill_and_check(folder: Path, length: Length) -> None:
     began_s = time.monotonic()
     model, rows = await make_model(folder / "tiny")
     journal = Journal(folder / "journal.jsonl")
-    async with real_plane(folder, SETTINGS) as plane:
+    async with AsyncExitStack() as stack:
+        plane = await stack.enter_async_context(real_plane(folder, SETTINGS))
         flights = Flights()
         tree_before = tree_of(plane.platform_root)
         source = random.Random(seed)
@@ -86,7 +89,7 @@ async def kill_and_check(folder: Path, length: Length) -> None:
         improver = Improver(plane, person, own_source())
         trainings = Trainings(plane, person, model, rows, length.train_steps)
         visitors = Visitors(plane, flights, journal, own_source())
-        killer = Killer(plane, flights, own_source())
+        killer = stack.enter_context(closing(Killer(plane, flights, own_source())))
 
         _, undisturbed = await asyncio.gather(
             make_workshop(plane, recorder, person), trainings.train("undisturbed")
@@ -99,7 +102,7 @@ async def kill_and_check(folder: Path, length: Length) -> None:
             recorder.one_by_one(stop),
             recorder.one_by_one(stop),
             recorder.in_streams(stop),
-            improver.approve_all(stop),
+            improver.approve_all(stop, length.approve_pause_s),
             improver.move(stop),
             trainings.again_and_again(stop),
             importer.again_and_again(stop, length.tree_runs),
