@@ -87,7 +87,6 @@ def play(stage: Stage, narrator: Narrator, runs: int, seed: int) -> None:
         narrator.check(
             bool(verdict.get("valid")), f"{verdict.get('event_count', 0)} audit events verify", verdict
         )
-    narrator.summary()
 
 
 if __name__ == "__main__":
