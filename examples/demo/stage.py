@@ -89,20 +89,20 @@ class Stage:
 
     def start_platform(self) -> None:
         """Start the example platform and wait until it answers."""
-        log = (self.folder / "platform.log").open("ab")
-        self._platform = subprocess.Popen(
-            [
-                sys.executable,
-                EXAMPLES / "platform" / "app.py",
-                "--port",
-                str(self.platform_port),
-                "--exports",
-                self.folder / "exports",
-            ],
-            env=self.environment,
-            stdout=log,
-            stderr=log,
-        )
+        with (self.folder / "platform.log").open("ab") as log:
+            self._platform = subprocess.Popen(
+                [
+                    sys.executable,
+                    EXAMPLES / "platform" / "app.py",
+                    "--port",
+                    str(self.platform_port),
+                    "--exports",
+                    self.folder / "exports",
+                ],
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+            )
         url = f"http://127.0.0.1:{self.platform_port}/api/settings/safety-level"
         request = urllib.request.Request(url, headers={"X-Nightshift-Probe": "1"})
         deadline = time.monotonic() + 20
