@@ -55,7 +55,7 @@ class Importer:
             again = await self.import_tree(tree)
             assert (again.created_count, again.updated_count) == (0, 0), again
             self.done.append(tree)
-            await asyncio.sleep(3)
+            await asyncio.sleep(6)
 
     async def import_tree(self, tree: Path, parent: str = PARENT) -> resources.ImportJob:
         """Imports until an import has come to its end; that one."""

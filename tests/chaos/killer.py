@@ -187,12 +187,10 @@ class Killer:
     def _worker(self) -> int:
         with suppress(psutil.Error):
             below = psutil.Process(self._plane.pid("trainer")).children(recursive=True)
-            # Workers are forked from a warm parent with the same command line; a worker has no child.
-            parents = {process.ppid() for process in below}
-            leaves = [process.pid for process in below if process.pid not in parents]
-            training = "train" in {operation.split()[0] for operation in self._flights.now()}
-            if leaves and training:
-                return leaves[-1]
+            # Workers are forked from a warm parent, which has the same command line.
+            workers = [process.pid for process in below if process.ppid() != self._plane.pid("trainer")]
+            if workers:
+                return workers[-1]
         return 0
 
     # What the victim's store says right after its death.
@@ -203,7 +201,7 @@ class Killer:
             "skills": self._phase_of_skills,
             "experience": _phase_of_experience,
             "trainer": self._phase_of_trainer,
-            WORKER: self._phase_of_trainer,
+            WORKER: lambda _: ("at work", True),
         }
         return look[victim](flights) if victim in look else ("watching", False)
 

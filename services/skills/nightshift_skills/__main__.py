@@ -92,6 +92,10 @@ async def wire(wiring: Wiring) -> None:
     log = PreemptionLog(books, await db.read(plane.get_backoff, rule), wiring.metrics.registry)
     monitor = MonitorClient(mains["monitor"])
     relay = ActivityRelay(monitor, lambda: log.backoff_until)
+    if reserved_to:
+        # Not the first life of this plane: a sign of a user may have been acknowledged in the last one and
+        # not passed on any more. So quiet counts from now.
+        relay.note("restart", wiring.clock.now(), 1, "")
 
     stop_thread = StopThread()
     wiring.on_stop(stop_thread.close)
