@@ -5,6 +5,11 @@ from __future__ import annotations
 
 def main() -> None:
     """Runs the command and exits."""
-    from nightshift_client.cli.app import run
+    try:
+        from nightshift_client.cli.app import run
 
-    raise SystemExit(run())
+        status = run()
+    except KeyboardInterrupt:
+        # Before a command has begun, while its modules load.
+        status = 130
+    raise SystemExit(status)

@@ -29,11 +29,17 @@ def activity(
         else:
             _show(session, answer)
         return
+    shown: object = None
     for message in session.stream("monitor", "WatchStatus", messages.WatchStatusRequest()):
         if session.json:
             session.print_json(message, compact=True)
         elif not message.keep_alive:
-            _show(session, message.status.idleness)
+            idleness = message.status.idleness
+            # Counters move with each second; the verdict and its reasons are the news.
+            verdict = idleness.idle, [(reason.code, reason.allows_idle) for reason in idleness.reasons]
+            if verdict != shown:
+                _show(session, idleness)
+            shown = verdict
 
 
 def probes(

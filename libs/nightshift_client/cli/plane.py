@@ -187,24 +187,21 @@ def _platform_missing(session: Session) -> list[str]:
     url = os.environ.get("NIGHTSHIFT_MONITOR_PLATFORM_URL", "") or document.get("monitor", {}).get(
         "platform_url", ""
     )
-    missing = []
+    lines = []
     if root is None:
-        missing.append(
-            "  NIGHTSHIFT_PLATFORM_ROOT=/srv/platform  its folder: without it no config can be promoted"
-        )
+        lines.append("  NIGHTSHIFT_PLATFORM_ROOT         its folder; without it nothing is promoted")
     elif not root.is_dir():
-        missing.append(f"  {root} is no folder: until it is there no config can be promoted")
+        lines.append(f"  {root} is no folder; until it is there nothing is promoted")
     if not url:
-        missing.append(
-            "  NIGHTSHIFT_MONITOR_PLATFORM_URL=http://…  its address: without it nothing starts by itself"
-        )
-    if not missing:
+        lines.append("  NIGHTSHIFT_MONITOR_PLATFORM_URL  its address; without it nothing runs by itself")
+    if not lines:
         return []
     return [
-        "The plane does not know its whole platform. Recording, import, statistics and text search work;",
-        "for the rest, set this in the environment (or platform_root in [plane], platform_url in [monitor]",
-        f"of {session.home.path / 'settings.toml'}) and start again:",
-        *missing,
+        "The plane does not know all of its platform. What works without: recording,",
+        "import, statistics, search in text. For the rest, set this and start again:",
+        *lines,
+        "or platform_root in section [plane], platform_url in section [monitor] of",
+        f"  {session.home.path / 'settings.toml'}",
     ]
 
 

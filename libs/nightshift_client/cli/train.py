@@ -26,7 +26,7 @@ from nightshift_client.cli.acting import (
     conclude,
 )
 from nightshift_client.cli.session import EXIT_FAILED, CommandFailed, Session, command, named
-from nightshift_client.cli.words import instant, label, seconds_of, short, size, span, table, visible
+from nightshift_client.cli.words import instant, label, seconds_of, size, span, visible
 
 if TYPE_CHECKING:
     from nightshift.skills.v1 import resources_pb2 as skills_types
@@ -44,6 +44,8 @@ SeedOption = Annotated[int | None, typer.Option("--seed", min=0)]
 JobArgument = Annotated[str, typer.Argument(help="Training job; left out: the newest.")]
 
 LINE_INTERVAL_S = 1.0
+# A training that was confirmed begins once the machine is quiet; nobody watches longer than this.
+START_WAIT_S = 600.0
 OPEN_STATES = frozenset({"STARTING", "RUNNING", "PAUSED"})
 
 
@@ -223,17 +225,10 @@ def list_adapters(session: Session, limit: Annotated[int, typer.Option("--limit"
     if not answer.adapters:
         session.say("No adapter yet; a training makes one: nightshift train start")
         return
-    rows = [
-        (
-            short(found.name),
-            f"{found.loss:.3f}",
-            size(found.size_bytes),
-            found.weights_digest[:12],
-            instant(found.create_time),
-        )
-        for found in answer.adapters
-    ]
-    session.show(table("adapter", ("loss", "right"), ("size", "right"), "weights", "made", rows=rows))
+    for found in answer.adapters:
+        session.say(f"{instant(found.create_time)}  loss {found.loss:.3f}, {size(found.size_bytes)}")
+        session.say(f"  {found.name}")
+        session.say(f"  weights {found.weights_digest}")
 
 
 def show_adapter(session: Session, adapter: Annotated[str, typer.Argument(help="Adapter.")]) -> None:
@@ -278,21 +273,31 @@ def _job_of(session: Session, run: skills_types.SkillRun) -> str:
     from nightshift.skills.v1 import skills_service_pb2 as messages
     from nightshift_client.cli.acting import ENDED, state_of
 
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for result in run.results:
-            name = result.fields["name"].string_value if "name" in result.fields else ""
-            if name.startswith("trainingJobs/"):
-                return str(name)
-        if state_of(run) in ENDED | {"AWAITING_APPROVAL"}:
-            conclude(session, run)
-            return ""
-        for job in _jobs(session):
-            if job.skill_run == run.name:
-                return str(job.name)
-        time.sleep(0.3)
-        run = session.call("skills", "GetSkillRun", messages.GetSkillRunRequest(name=run.name))
-    session.say(f"{run.name} waits; look at it with: nightshift skills show-run {run.name}")
+    deadline = time.monotonic() + START_WAIT_S
+    columns = (SpinnerColumn(), TextColumn("waits for quiet and its turn"), TimeElapsedColumn())
+    later = f"{run.name} waits for its turn; follow it later with: nightshift train watch"
+    with Progress(*columns, console=session.errors, transient=True, disable=not session.lively) as bar:
+        bar.add_task("", total=None)
+        try:
+            while time.monotonic() < deadline:
+                for result in run.results:
+                    name = result.fields["name"].string_value if "name" in result.fields else ""
+                    if name.startswith("trainingJobs/"):
+                        return str(name)
+                if state_of(run) in ENDED | {"AWAITING_APPROVAL"}:
+                    bar.stop()
+                    conclude(session, run)
+                    return ""
+                for job in _jobs(session):
+                    if job.skill_run == run.name:
+                        return str(job.name)
+                time.sleep(0.3)
+                run = session.call("skills", "GetSkillRun", messages.GetSkillRunRequest(name=run.name))
+        except KeyboardInterrupt:
+            bar.stop()
+            session.errors.print(later, soft_wrap=True)
+            raise
+    session.say(f"{later}; why it waits: nightshift status")
     return ""
 
 
@@ -323,6 +328,7 @@ def _watch(session: Session, name: str, after_seq: int = 0) -> None:
         try:
             for message in session.stream("trainer", "WatchTrainingJob", request):
                 job = message.training_job
+                bar.update(task, description=label(_state(job), ""), total=job.total_steps or None)
                 if session.json:
                     session.print_json(message, compact=True)
                     continue
