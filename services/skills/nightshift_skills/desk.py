@@ -174,7 +174,8 @@ class Desk:
             )
 
     async def _run_unasked(self, wish: Wish) -> Run:
-        if wish.skill.background and not self._gate.is_open:
+        was_open = self._gate.is_open
+        if wish.skill.background and not was_open:
             situation = await self._scheduler.reconsider()
             if self._gate.is_open:
                 return await self._begin_unasked(wish)
