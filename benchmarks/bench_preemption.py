@@ -123,8 +123,9 @@ class Bench:
             raise SystemExit("nothing was pre-empted")
         while True:
             listed = await self.skills.ListPreemptions(pb.ListPreemptionsRequest(page_size=1), timeout=10)
-            found: types.Preemption = listed.preemptions[0]
-            if found.name == heard.preemption and found.confirmed:
+            # Its row is written after the answer.
+            found: types.Preemption | None = next(iter(listed.preemptions), None)
+            if found is not None and found.name == heard.preemption and found.confirmed:
                 return found
             await asyncio.sleep(0.02)
 

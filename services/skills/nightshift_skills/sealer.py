@@ -23,6 +23,7 @@ _log = structlog.get_logger("nightshift.skills.sealer")
 
 OWN = "skills"
 PULL_INTERVAL_S = 1.0
+_QUIET_TURNS = 5
 _PAGE = 1_000
 
 
@@ -74,10 +75,16 @@ class Sealer:
         return dict(self._broken)
 
     async def run(self) -> None:
-        """Seals each second until cancelled; the last events are signed by `close`."""
+        """Seals each second until cancelled; the last events are signed by `close`.
+
+        The other outboxes are asked each second while skills itself has something to tell, which it has at
+        the beginning and the end of whatever a service does, and each fifth second otherwise.
+        """
+        quiet_turns = 0
         while True:
             try:
-                await self.pull()
+                sealed = await self.pull(own_only=quiet_turns % _QUIET_TURNS != 0)
+                quiet_turns = 0 if sealed else quiet_turns + 1
                 await self._sign(force=False)
             except NightshiftError as error:
                 _log.warning("not sealed", reason=error.reason, error=error.message)
@@ -91,16 +98,15 @@ class Sealer:
         except NightshiftError as error:
             _log.warning("not sealed at the end", reason=error.reason, error=error.message)
 
-    async def pull(self) -> int:
-        """Seals all events that the outboxes have now; how many."""
+    async def pull(self, *, own_only: bool = False) -> int:
+        """Seals all events that the outboxes (or skills' own alone) have now; how many."""
+        services = (OWN,) if own_only else (OWN, *self._services)
         async with self._turn:
             sealed = 0
             while True:
                 if self._head is None:
                     self._head = await self._books.read(chain.get_head)
-                batches = await asyncio.gather(
-                    *(self._batch(service, self._head) for service in (OWN, *self._services))
-                )
+                batches = await asyncio.gather(*(self._batch(service, self._head) for service in services))
                 rows, head = self._seal(self._head, batches)
                 if not rows:
                     return sealed
