@@ -279,7 +279,7 @@ def test_without_a_platform_it_starts_and_says_what_is_missing(stage: Stage, tmp
         for part in ("NIGHTSHIFT_PLATFORM_ROOT", "NIGHTSHIFT_MONITOR_PLATFORM_URL", "settings.toml"):
             assert part in up.stderr
         status = stage.command("status")
-        assert status.returncode == 0
+        assert status.returncode == 0, status.stdout
         assert "NIGHTSHIFT_MONITOR_PLATFORM_URL" in status.stdout
         assert "by itself: nothing" in status.stdout
         assert "NIGHTSHIFT_PLATFORM_ROOT" in status.stdout

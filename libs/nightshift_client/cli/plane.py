@@ -26,7 +26,8 @@ from nightshift_client.cli.session import (
 from nightshift_client.cli.words import ago, label, one_line, table, visible, who
 
 SERVICES = ("monitor", "experience", "skills", "lab", "trainer")
-HEALTH_TIMEOUT_S = 2.0
+# As long as the other looks of `status`: on a busy machine a first handshake alone takes its time.
+HEALTH_TIMEOUT_S = 5.0
 
 
 def register(app: typer.Typer) -> None:
