@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 
@@ -16,7 +17,7 @@ from nightshift_kit.errors import Internal
 
 from ..embedding.errors import EmbeddingStopped
 
-_ERROR_TAIL_BYTES = 2000
+_EXCEPTION = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{2,80}(?=:|$)")
 
 
 class ChildWork:
@@ -31,7 +32,8 @@ class ChildWork:
 
         Raises:
             EmbeddingStopped: stop() was called meanwhile.
-            Internal: The child failed; its standard error is in the message for the log.
+            Internal: The child failed. Of its standard error only the exception's name is told: a child works
+                on users' words, and an exception's text may hold some.
         """
         stops = self._stops
         process = await asyncio.create_subprocess_exec(
@@ -60,8 +62,7 @@ class ChildWork:
         if self._stops != stops:
             raise EmbeddingStopped("background work was told to stop")
         if process.returncode != 0:
-            tail = errors[-_ERROR_TAIL_BYTES:].decode("utf-8", "replace")
-            raise Internal(f"{module} ended with status {process.returncode}: {tail}")
+            raise Internal(f"{module} ended with status {process.returncode}{_kind_of(errors)}.")
         return output
 
     def stop(self) -> None:
@@ -69,6 +70,12 @@ class ChildWork:
         self._stops += 1
         for pidfd in self._running.values():
             _kill(pidfd)
+
+
+def _kind_of(errors: bytes) -> str:
+    lines = errors.decode("utf-8", "replace").strip().splitlines() or [""]
+    name = _EXCEPTION.match(lines[-1])
+    return f" ({name[0]})" if name is not None else ""
 
 
 def _kill(pidfd: int) -> None:

@@ -132,7 +132,6 @@ class SearchIndex:
 
     def _open_table(self) -> Any:
         import lancedb
-        from lancedb.index import FTS, Bitmap, BTree
 
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         database = lancedb.connect(str(self._folder))
@@ -142,7 +141,13 @@ class SearchIndex:
                 database.drop_table(name)
         if self._name in names:
             return database.open_table(self._name)
-        table = database.create_table(self._name, schema=self._schema())
+        return self._make_table(database, None)
+
+    def _make_table(self, database: Any, rows: Any) -> Any:
+        from lancedb.index import FTS, Bitmap, BTree
+
+        mode = "create" if rows is None else "overwrite"
+        table = database.create_table(self._name, data=rows, schema=self._schema(), mode=mode)
         table.create_index(
             _TEXT,
             # Prompts come in many languages: segmentation by ICU, neither stemming nor stop words of one.
@@ -291,6 +296,20 @@ class SearchIndex:
                 )
             self._table.optimize(cleanup_older_than=_KEEP_VERSIONS)
             self._probes = self._read_probes()
+
+    def purge(self, *, flat_limit_rows: int = FLAT_LIMIT_ROWS) -> None:
+        """Writes everything anew and removes all older files: deleted texts are in none of them any more.
+
+        A deletion by itself only marks rows; data files and word lists keep the text until rewritten.
+        """
+        import lancedb
+
+        with self._write_lock:
+            rows = self._table.search().limit(None).to_arrow().select(self._schema().names)
+            self._table = self._make_table(lancedb.connect(str(self._folder)), rows)
+        self.compact(flat_limit_rows=flat_limit_rows)
+        with self._write_lock:
+            self._table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
 
     def refresh(self) -> None:
         """Sees what another process has compacted."""

@@ -233,13 +233,19 @@ class SearchService:
                 state = tables.SearchState(batch[-1].change_seq, rows)
                 await self._db.write(_advance, effect, project, table, state)
             remaining = await self._db.read(tables.waiting_count, project, state.indexed_seq)
-            await self._compact_sometimes(done=remaining == 0)
+            if self._purge_mark.exists():
+                await self._purge()
+            else:
+                await self._compact_sometimes(done=remaining == 0)
         return EmbedProgress(embedded, remaining)
 
     async def _index_runs(self, project: str, batch: Sequence[tables.ChangedRun]) -> int:
         known = await self._in_thread(self._index.known, project, [run.run_id for run in batch])
         gone = [run.run_id for run in batch if not run.searchable and run.run_id in known]
         if gone:
+            # Most of what goes was withheld by a privacy check. The mark survives a kill before the purge.
+            self._purge_mark.touch(mode=0o600)
+            await self._db.write(tables.forget_examples, project)
             await self._in_thread(self._index.delete, project, gone)
         fresh = [
             run
@@ -277,7 +283,15 @@ class SearchService:
         if steps >= _COMPACT_AFTER_STEPS or (done and steps >= 4):
             await self.compact()
 
-    async def compact(self) -> None:
+    @property
+    def _purge_mark(self) -> Path:
+        return self._folder.with_name(f"{self._folder.name}.purge")
+
+    async def _purge(self) -> None:
+        await self.compact("purge")
+        self._purge_mark.unlink(missing_ok=True)
+
+    async def compact(self, *how: str) -> None:
         """Compacts the index in a child process, which Stop kills. Raises EmbeddingStopped, Internal."""
         await self._open()
         model = self._embedder.model
@@ -287,6 +301,7 @@ class SearchService:
             str(self._folder),
             model.fingerprint,
             str(model.dimension),
+            *how,
         )
         self._steps_since_compaction = 0
         await self._in_thread(self._index.refresh)

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import BigInteger, Column, Double, Integer, PrimaryKeyConstraint, SmallInteger, Table, Text
 
+from ..runs import PRIVACY_WITHHELD
 from .tables import metadata, projects, runs
 
 search_state = Table(
@@ -159,11 +160,17 @@ def changed_runs(connection: sa.Connection, project: str, after_seq: int, limit:
 
 
 def waiting_count(connection: sa.Connection, project: str, after_seq: int) -> int:
-    """How many searchable runs were stored or changed after a sequence number."""
+    """How many runs were stored or changed after a sequence number and are, or may be, no longer as indexed.
+
+    Those that a privacy check withheld count once something is indexed: their words may have to go.
+    """
+    wanted = _SEARCHABLE
+    if after_seq:
+        wanted = sa.or_(wanted, sa.and_(runs.c.production, runs.c.flags.contains(f'"{PRIVACY_WITHHELD}"')))
     return connection.execute(
         sa.select(sa.func.count())
         .select_from(runs)
-        .where(runs.c.project == project, runs.c.change_seq > after_seq, _SEARCHABLE)
+        .where(runs.c.project == project, runs.c.change_seq > after_seq, wanted)
     ).scalar_one()
 
 
@@ -263,6 +270,29 @@ def replace_opportunities(
     connection.execute(
         sa.update(projects).where(projects.c.project == project).values(detected_seq=seq, detect_us=now_us)
     )
+
+
+def forget_examples(connection: sa.Connection, project: str) -> None:
+    """Drops the example prompts of all opportunities; the next detection chooses others.
+
+    For when a prompt is withheld after it was stored: which example came from it is not known.
+    """
+    rows = connection.execute(
+        sa.select(opportunities.c.opportunity_id, opportunities.c.payload).where(
+            opportunities.c.project == project
+        )
+    ).all()
+    for row in rows:
+        payload = json.loads(row.payload)
+        if payload.get("example_prompts"):
+            without = json.dumps(payload | {"example_prompts": []}, ensure_ascii=False, sort_keys=True)
+            connection.execute(
+                sa.update(opportunities)
+                .where(
+                    opportunities.c.project == project, opportunities.c.opportunity_id == row.opportunity_id
+                )
+                .values(payload=without)
+            )
 
 
 def list_opportunities(
