@@ -57,6 +57,7 @@ check: setup ## Lint, types, protos, drift of generated code
 	$(BIN)/buf breaking --against protos/released.binpb
 	$(BIN)/python scripts/generate_protos.py --check
 	$(BIN)/python scripts/method_table.py --check
+	$(BIN)/python scripts/cli_reference.py --check
 
 .PHONY: format
 format: setup ## Format the code and the protos
@@ -65,10 +66,11 @@ format: setup ## Format the code and the protos
 	$(BIN)/buf format --write
 
 .PHONY: protos
-protos: setup ## Generate gen/ and docs/methods.md from the protos
+protos: setup ## Generate gen/, docs/methods.md and docs/cli.md
 	$(BIN)/buf lint
 	$(BIN)/python scripts/generate_protos.py
 	$(BIN)/python scripts/method_table.py
+	$(BIN)/python scripts/cli_reference.py
 
 .PHONY: released
 released: setup ## Make the protos as they are the release that buf breaking compares with
