@@ -65,7 +65,7 @@ async def test_a_dozen_kills(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 async def test_a_hundred_kills(tmp_path: Path) -> None:
-    await kill_and_check(tmp_path, Length(LONG_KILLS, (0.2, 2.5), 600, 150, (6, 20), 25))
+    await kill_and_check(tmp_path, Length(LONG_KILLS, (0.2, 2.5), 250, 150, (10, 40), 25))
 
 
 async def kill_and_check(folder: Path, length: Length) -> None:

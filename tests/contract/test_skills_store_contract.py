@@ -13,12 +13,13 @@ from nightshift_kit.audit.chain import ChainHead, seal, verify
 from nightshift_kit.errors import RequestIdReused
 from nightshift_kit.ids import new_id
 from nightshift_kit.storage import Database, schema_differences
+from nightshift_skills.activity import GenerationReport
 from nightshift_skills.approvals import Approval, ApprovalState
 from nightshift_skills.backoff import Backoff, BackoffRule
 from nightshift_skills.errors import ApprovalUnknown, SkillRunUnknown
 from nightshift_skills.plans import Plan, PlannedCall
 from nightshift_skills.runs import Failure, Run, RunState
-from nightshift_skills.store import chain, decisions, plane, tables
+from nightshift_skills.store import chain, decisions, plane, reports, tables
 from nightshift_skills.store.decisions import CallRecord, Rest
 from nightshift_skills.store.plane import Lock, Preemption
 
@@ -219,3 +220,18 @@ def test_the_sealed_chain_goes_on_where_it_stopped(db: Database) -> None:
     assert kinds == ["thing.happened"] * 2
     assert [row.seq for row in db.read_sync(chain.list_rows, 3, "", 10)] == [4, 5]
     assert db.read_sync(chain.list_rows, 0, "%", 10) == []
+
+
+def test_reports_wait_in_their_order_until_they_are_dropped(db: Database) -> None:
+    told = [
+        GenerationReport(new_id(), kind, "rün_1", 2**40, AT)
+        for kind in ("generation_started", "generation_finished", "generation_started")
+    ]
+    for report in reversed(told):
+        db.write_sync(reports.save_report, report)
+    waiting = db.read_sync(reports.list_reports)
+    assert [(r.id, r.kind, r.run_id, r.count, r.time, r.kept) for r in waiting] == [
+        (r.id, r.kind, r.run_id, r.count, r.time, True) for r in told
+    ]
+    db.write_sync(reports.drop_reports, [told[0].id, told[2].id, new_id()])
+    assert [report.id for report in db.read_sync(reports.list_reports)] == [told[1].id]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ from nightshift.lab.v1 import lab_service_pb2 as lab_pb
 from nightshift.monitor.v1 import monitor_service_pb2 as monitor_pb
 from nightshift_kit.errors import DiskFull, GlobalLock, NightshiftError
 from nightshift_kit.grants import Tier
-from nightshift_skills.activity import ActivityRelay
+from nightshift_skills.activity import ActivityRelay, GenerationReport
 from nightshift_skills.backoff import Backoff, BackoffRule
 from nightshift_skills.catalogue import BUILT_IN
 from nightshift_skills.errors import (
@@ -380,4 +381,54 @@ class TestActivity:
             ("generation_finished", 1, "run"),
         }
         assert listener.heard[0].HasField("quiet_until_time")
+
+    async def test_what_was_acknowledged_and_not_passed_on_is_told_by_the_next_life(self) -> None:
+        kept: dict[str, GenerationReport] = {}
+
+        class Store:
+            async def save(self, report: GenerationReport) -> None:
+                kept[report.id] = report
+
+            async def drop(self, ids: Sequence[str]) -> None:
+                for one in ids:
+                    del kept[one]
+
+        deaf = Listener()
+        deaf.refuse = 1000
+        relay = ActivityRelay(deaf, lambda: None, store=Store())  # type: ignore[arg-type]
+        task = asyncio.create_task(relay.run())
+        for kind in ("generation_started", "generation_finished"):
+            await relay.keep(relay.note(kind, AT, 1, "run"))
+        await relay.keep(relay.note("request", AT, 1, ""))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        assert len(kept) == 2
+        listener = Listener()
+        waiting = sorted(kept.values(), key=lambda report: report.id)
+        again = ActivityRelay(listener, lambda: None, store=Store(), waiting=waiting)  # type: ignore[arg-type]
+        task = asyncio.create_task(again.run())
+        await asyncio.sleep(0.1)
+        # Passed on before it could be kept: it must not stay behind.
+        early = again.note("generation_started", AT, 1, "next")
+        await asyncio.sleep(0.1)
+        await again.keep(early)
+        task.cancel()
+        assert [(r.kind, r.run_id) for r in listener.heard] == [
+            ("generation_started", "run"),
+            ("generation_finished", "run"),
+            ("generation_started", "next"),
+        ]
+        assert not kept
+
+    async def test_a_beginning_that_waits_is_told_before_its_end(self) -> None:
+        listener = Listener()
+        listener.refuse = 1
+        relay = ActivityRelay(listener, lambda: None)  # type: ignore[arg-type]
+        relay.note("generation_started", AT, 1, "run")
+        task = asyncio.create_task(relay.run())
+        await asyncio.sleep(0.05)
+        relay.note("generation_finished", AT, 1, "run")
+        await asyncio.sleep(1.3)
+        task.cancel()
+        assert [r.kind for r in listener.heard] == ["generation_started", "generation_finished"]
         assert relay.settled

@@ -56,6 +56,7 @@ from nightshift_skills.skill import Limits
 from nightshift_skills.stop_thread import StopThread
 from nightshift_skills.stops import Leases, Stops
 from nightshift_skills.store import plane
+from nightshift_skills.store.reports import KeptReports, list_reports
 
 _SERVICES = ("monitor", *ACTING_SERVICES)
 
@@ -91,10 +92,16 @@ async def wire(wiring: Wiring) -> None:
     rule = BackoffRule(settings.backoff_first_s, settings.backoff_max_s, settings.backoff_clean_s)
     log = PreemptionLog(books, await db.read(plane.get_backoff, rule), wiring.metrics.registry)
     monitor = MonitorClient(mains["monitor"])
-    relay = ActivityRelay(monitor, lambda: log.backoff_until)
+    relay = ActivityRelay(
+        monitor,
+        lambda: log.backoff_until,
+        store=KeptReports(db),
+        waiting=await db.read(list_reports),
+        ids=new_id,
+    )
     if reserved_to:
-        # Not the first life of this plane: a sign of a user may have been acknowledged in the last one and
-        # not passed on any more. So quiet counts from now.
+        # Not the first life of this plane: a request of a user may have been acknowledged in the last one
+        # and not passed on any more. So quiet counts from now.
         relay.note("restart", wiring.clock.now(), 1, "")
 
     stop_thread = StopThread()

@@ -13,7 +13,7 @@ from nightshift.skills.v1 import control_service_pb2 as control_pb
 from nightshift_kit.clock import Clock
 from nightshift_kit.errors import NightshiftError
 from nightshift_kit.ids import IdFactory
-from nightshift_skills.activity import ActivityRelay
+from nightshift_skills.activity import ActivityRelay, GenerationReport
 from nightshift_skills.fences import Fences
 from nightshift_skills.gate import Closed, Gate
 from nightshift_skills.stops import StopResult, Stops
@@ -27,11 +27,12 @@ _SANE_TRAVEL_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """Answer to a report."""
+    """Answer to a report; `generation` is to be kept before it is given."""
 
     fence: int
     preempted: bool
     preemption: str
+    generation: GenerationReport | None = None
 
 
 # Stores a pre-emption; `final` says that its last times are in. Called on the stop loop.
@@ -77,11 +78,15 @@ class Preemptor:
         now = self._clock.now()
         # Noted in memory first: whoever asks the monitor for idleness after this sign must see that the
         # monitor has not heard of it yet.
-        self._relay.note(kind, now, max(count, 1), run_id)
+        generation = self._relay.note(kind, now, max(count, 1), run_id)
         closed = self._gate.close()
         if closed.began:
             self._begin(closed, "user", now, send_time, arrived_ns)
-        return Heard(closed.fence, closed.began, self._current)
+        return Heard(closed.fence, closed.began, self._current, generation)
+
+    async def keep(self, heard: Heard) -> None:
+        """Makes what was heard outlive this process; on any loop, and never in the way of the stop."""
+        await self._relay.keep(heard.generation)
 
     def stop_all(self, cause: str) -> bool:
         """Stops background work for another reason than a reported user; whether there was any need."""

@@ -14,9 +14,12 @@ from nightshift_skills.resources import PreemptionName
 from nightshift_skills.rpc import render, requests
 
 
-def report_activity(preemptor: Preemptor, request: pb.ReportActivityRequest) -> pb.ReportActivityResponse:
-    """One report, heard on whatever thread it came in."""
+async def report_activity(
+    preemptor: Preemptor, request: pb.ReportActivityRequest
+) -> pb.ReportActivityResponse:
+    """One report, heard on whatever thread it came in; the stop is on its way before anything is kept."""
     heard = preemptor.report(*requests.activity(request))
+    await preemptor.keep(heard)
     return pb.ReportActivityResponse(
         fence=heard.fence,
         preempted=heard.preempted,
@@ -35,7 +38,7 @@ class ControlServicer(pb_grpc.ControlServiceServicer):
         self, request: pb.ReportActivityRequest, context: Any
     ) -> pb.ReportActivityResponse:
         """See the proto."""
-        return report_activity(self._preemptor, request)
+        return await report_activity(self._preemptor, request)
 
     async def EngageLock(self, request: pb.EngageLockRequest, context: Any) -> types.Lock:
         """See the proto."""

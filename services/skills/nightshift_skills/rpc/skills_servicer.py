@@ -55,7 +55,7 @@ class SkillsServicer(pb_grpc.SkillsServiceServicer):
         self, request: pb.ReportActivityRequest, context: Any
     ) -> pb.ReportActivityResponse:
         """See the proto."""
-        return report_activity(self._preemptor, request)
+        return await report_activity(self._preemptor, request)
 
     async def StreamActivity(
         self, request_iterator: AsyncIterator[pb.StreamActivityRequest], context: Any
@@ -64,7 +64,7 @@ class SkillsServicer(pb_grpc.SkillsServiceServicer):
         answer = pb.ReportActivityResponse(fence=self._fences.current)
         async for batch in request_iterator:
             for report in batch.reports:
-                heard = report_activity(self._preemptor, report)
+                heard = await report_activity(self._preemptor, report)
                 heard.preempted = heard.preempted or answer.preempted
                 answer = heard
         return answer

@@ -148,6 +148,18 @@ preemptions = sa.Table(
     sa.Column("confirmed", sa.Boolean, nullable=False),
 )
 
+# Beginnings and ends of generations that were acknowledged and that the monitor may not have heard of.
+generation_reports = sa.Table(
+    "generation_reports",
+    metadata,
+    # UUIDv7: ordered by arrival.
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("report_count", sa.BigInteger, nullable=False),
+    sa.Column("time", UtcDateTime, nullable=False),
+)
+
 sealed_events = sa.Table(
     "sealed_events",
     metadata,
