@@ -28,6 +28,9 @@ EFFECT = Effect.for_tests(single_use=False)
 class RaisedFence:
     """An effect whose fence is raised after a number of checks."""
 
+    actor = EFFECT.actor
+    grant = EFFECT.grant
+
     def __init__(self, checks: int) -> None:
         self.left = checks
 

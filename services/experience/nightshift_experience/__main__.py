@@ -71,7 +71,7 @@ async def wire(wiring: Wiring) -> None:
     wiring.on_stop(core.imports.close)
     embedder = EmbeddingProcess(find_model(settings.embedding_model), EmbeddingSettings())
     wiring.on_stop(embedder.close)
-    search = SearchService(db, embedder, folder=home / "lance")
+    search = SearchService(db, embedder, folder=home / "lance", clock=wiring.clock)
     wiring.on_stop(search.close)
     await search.start()
     opportunities = OpportunityService(

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from threading import Event
-from typing import Protocol
 
 import sqlalchemy as sa
 
 from nightshift_experience.aggregation.recount import Recount, recount
+from nightshift_experience.audit import Audit, FencedEffect
 from nightshift_experience.store import tables
 from nightshift_experience.store.run_reads import project_state
 from nightshift_experience.store.run_writes import apply_counters, refresh_chains
@@ -21,14 +21,6 @@ from nightshift_kit.clock import Clock
 from nightshift_kit.storage import Database
 
 _STEP_RUNS = 1000
-
-
-class FencedEffect(Protocol):
-    """The part of the kit's Effect that aggregation uses."""
-
-    def begin(self, connection: sa.Connection) -> bytes | None:
-        """Raises Preempted once the fence has been raised."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +39,7 @@ class Aggregator:
     def __init__(self, db: Database, clock: Clock) -> None:
         self._db = db
         self._clock = clock
+        self._audit = Audit(clock)
 
     async def aggregate(self, effect: FencedEffect, project: str, full: bool) -> Aggregated:
         """One pass. Raises Preempted; what was done until then stays."""
@@ -64,7 +57,8 @@ class Aggregator:
         if found.differences or found.wrong_chains:
             corrected += await self._db.write(_correct, effect, project, found)
         now_us = int(self._clock.now().timestamp() * 1_000_000)
-        await self._db.write(_finish, effect, project, now_us)
+        counts = {"runs": looked_at, "corrected": corrected}
+        await self._db.write(_finish, effect, self._audit, project, now_us, counts)
         configs = {key for scope, key, metric in found.counted if scope == "config" and metric == "total"}
         return Aggregated(
             run_count=looked_at,
@@ -114,8 +108,16 @@ def _correct(connection: sa.Connection, effect: FencedEffect, project: str, foun
     return len(found.differences) + refresh_chains(connection, project, found.wrong_chains)
 
 
-def _finish(connection: sa.Connection, effect: FencedEffect, project: str, now_us: int) -> None:
+def _finish(
+    connection: sa.Connection,
+    effect: FencedEffect,
+    audit: Audit,
+    project: str,
+    now_us: int,
+    counts: dict[str, int],
+) -> None:
     effect.begin(connection)
     connection.execute(
         tables.projects.update().where(tables.projects.c.project == project).values(aggregate_us=now_us)
     )
+    audit.effect(connection, effect, "statistics.aggregated", project, **counts)

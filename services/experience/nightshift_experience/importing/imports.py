@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import sqlalchemy as sa
 import structlog
 
+from nightshift_experience.audit import Audit
 from nightshift_experience.errors import (
     DirectoryNotFound,
     ImportJobEnded,
@@ -69,8 +71,9 @@ class ImportSettings:
 class _Running:
     """A job under way, as its watchers see it."""
 
-    def __init__(self, job: ImportJob) -> None:
+    def __init__(self, job: ImportJob, actor: str) -> None:
         self.job = job
+        self.actor = actor
         self.cancelled = False
         self.task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
@@ -94,6 +97,7 @@ class Imports:
         self._clock = clock
         self._new_id = new_id
         self._settings = settings
+        self._audit = Audit(clock)
         self._running: dict[str, _Running] = {}
 
     async def recover(self) -> None:
@@ -111,7 +115,9 @@ class Imports:
                 with contextlib.suppress(asyncio.CancelledError):
                     await running.task
 
-    async def start(self, project: str, directory: str, source: str, platform_root: str) -> ImportJob:
+    async def start(
+        self, project: str, directory: str, source: str, platform_root: str, *, actor: str
+    ) -> ImportJob:
         """Begin an import. Raises SourceUnknown, FieldInvalid, DirectoryNotFound, ImportRunning."""
         if source not in ("", DEVSERVER):
             raise SourceUnknown.at("source", f"there is no importer of that name; there is {DEVSERVER!r}")
@@ -133,10 +139,10 @@ class Imports:
             platform_root=platform_root or self._settings.platform_root,
             start_us=self._now_us(),
         )
-        running = _Running(job)
+        running = _Running(job, actor)
         self._running[project] = running
         try:
-            await self._db.write(put_job, job)
+            await self._db.write(self._begin, job, actor)
         except BaseException:
             del self._running[project]
             raise
@@ -280,11 +286,28 @@ class Imports:
             failure_message=message,
         )
         try:
-            await asyncio.shield(self._db.write(put_job, job))
+            await asyncio.shield(self._db.write(self._finish, job, running.actor))
         except NightshiftError as error:
             # The disk says no: the job's end is lost with it, and the next start calls it interrupted.
             _log.warning("import_end_not_stored", import_job=job.job_id, reason=error.reason)
         running.publish(job)
+
+    def _begin(self, connection: sa.Connection, job: ImportJob, actor: str) -> None:
+        put_job(connection, job)
+        self._audit.import_job(connection, "import.begun", actor, job.project, job.job_id)
+
+    def _finish(self, connection: sa.Connection, job: ImportJob, actor: str) -> None:
+        put_job(connection, job)
+        self._audit.import_job(
+            connection,
+            f"import.{JobState(job.state).name.lower()}",
+            actor,
+            job.project,
+            job.job_id,
+            created=job.created_count,
+            updated=job.updated_count,
+            skipped=job.skipped_count,
+        )
 
     def _now_us(self) -> int:
         return int(self._clock.now().timestamp() * 1_000_000)

@@ -12,10 +12,11 @@ import orjson
 from nightshift_kit.clock import Clock
 from nightshift_kit.storage import Database
 
+from ..audit import Audit, FencedEffect
 from ..embedding.errors import ModelRefused, ModelUnavailable
 from ..embedding.process import EmbeddingProcess
 from ..search.child_work import ChildWork
-from ..search.service import FencedEffect, SearchService
+from ..search.service import SearchService
 from ..store import search_tables as tables
 from ..store.search_tables import StoredOpportunity
 from .configs import ConfigTexts, read_configs
@@ -39,6 +40,7 @@ class OpportunityService:
     ) -> None:
         self._db = db
         self._clock = clock
+        self._audit = Audit(clock)
         self._search = search
         self._embedder = embedder
         self._platform_root = platform_root
@@ -78,7 +80,7 @@ class OpportunityService:
             answer = await self._children.run("nightshift_experience.opportunities.worker", data)
             found = [_stored(item) for item in orjson.loads(answer)]
             now_us = int(self._clock.now().timestamp() * 1_000_000)
-            return await self._db.write(_replace, effect, project, found, seq, now_us)
+            return await self._db.write(_replace, effect, self._audit, project, found, seq, now_us)
 
     async def _config_vectors(self, configs: list[ConfigTexts]) -> dict[str, list[float]]:
         """What the configs mean; nothing where the model is not to be had, the detection goes without."""
@@ -114,6 +116,7 @@ def _stored(item: dict[str, Any]) -> StoredOpportunity:
 def _replace(
     connection: Any,
     effect: FencedEffect,
+    audit: Audit,
     project: str,
     found: list[StoredOpportunity],
     seq: int,
@@ -121,4 +124,5 @@ def _replace(
 ) -> list[StoredOpportunity]:
     effect.begin(connection)
     tables.replace_opportunities(connection, project, found, seq=seq, now_us=now_us)
+    audit.effect(connection, effect, "opportunities.detected", project, found=len(found), seen_seq=seq)
     return [item for _, item in tables.list_opportunities(connection, project, -1, len(found) + 1)]

@@ -16,6 +16,7 @@ from nightshift_experience.rpc.run_stream import RunStream
 from nightshift_kit.clock import Clock
 from nightshift_kit.errors import FieldInvalid, IdInvalid
 from nightshift_kit.pages import decode_token, encode_token, page_size, query_digest
+from nightshift_kit.rpc.context import current_call
 
 
 class RecordHandlers:
@@ -54,7 +55,9 @@ class RecordHandlers:
     async def ImportRuns(self, request: pb.ImportRunsRequest, context: Any) -> resources.ImportJob:
         """See the proto."""
         project = parse_project(request.parent)
-        job = await self.imports.start(project, request.directory, request.source, request.platform_root)
+        job = await self.imports.start(
+            project, request.directory, request.source, request.platform_root, actor=current_call().actor
+        )
         return render.import_job(job)
 
     async def CancelImportJob(self, request: pb.CancelImportJobRequest, context: Any) -> resources.ImportJob:

@@ -9,12 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
+from nightshift_kit.clock import Clock, SystemClock
 from nightshift_kit.storage import Database
 
+from ..audit import Audit, FencedEffect
 from ..embedding.errors import EmbeddingStopped
 from ..embedding.process import EmbeddingProcess
 from ..store import search_tables as tables
@@ -67,19 +69,14 @@ class EmbedProgress:
     remaining_count: int
 
 
-class FencedEffect(Protocol):
-    """The part of the kit's Effect that embedding uses."""
-
-    def begin(self, connection: Any) -> bytes | None:
-        """Raises Preempted once the fence has been raised."""
-        ...
-
-
 class SearchService:
     """Embeds what waits and finds runs. Methods belong to one event loop; LanceDB works in threads."""
 
-    def __init__(self, db: Database, embedder: EmbeddingProcess, *, folder: Path) -> None:
+    def __init__(
+        self, db: Database, embedder: EmbeddingProcess, *, folder: Path, clock: Clock | None = None
+    ) -> None:
         self._db = db
+        self._audit = Audit(clock or SystemClock())
         self._embedder = embedder
         self._folder = folder
         self._index = SearchIndex(
@@ -228,10 +225,11 @@ class SearchService:
                     break
                 # Before the work as well as after it, so that a stale grant costs no processor.
                 await self._db.write(effect.begin)
-                embedded += await self._index_runs(project, batch)
+                count = await self._index_runs(project, batch)
+                embedded += count
                 rows = await self._in_thread(self._index.count, project)
                 state = tables.SearchState(batch[-1].change_seq, rows)
-                await self._db.write(_advance, effect, project, table, state)
+                await self._db.write(self._advance, effect, project, table, state, count)
             remaining = await self._db.read(tables.waiting_count, project, state.indexed_seq)
             if self._purge_mark.exists():
                 await self._purge()
@@ -319,17 +317,25 @@ class SearchService:
             await self._in_thread(self._index.close)
         self._threads.shutdown(wait=True)
 
+    def _advance(
+        self,
+        connection: Any,
+        effect: FencedEffect,
+        project: str,
+        table: str,
+        state: tables.SearchState,
+        count: int,
+    ) -> None:
+        effect.begin(connection)
+        tables.write_state(connection, project, table, state)
+        self._audit.effect(
+            connection, effect, "prompts.embedded", project, runs=count, indexed_seq=state.indexed_seq
+        )
+
     async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(
             self._threads, functools.partial(work, *arguments)
         )
-
-
-def _advance(
-    connection: Any, effect: FencedEffect, project: str, table: str, state: tables.SearchState
-) -> None:
-    effect.begin(connection)
-    tables.write_state(connection, project, table, state)
 
 
 __all__ = ["FLAT_LIMIT_ROWS", "EmbedProgress", "SearchMode", "SearchResult", "SearchService"]
