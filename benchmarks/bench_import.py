@@ -54,7 +54,7 @@ async def import_twice(tree: Path, home: Path) -> tuple[float, float, int]:
         created = 0
         for _ in range(2):
             began = time.perf_counter()
-            job = await core.imports.start("bench", str(tree), "", str(PLATFORM))
+            job = await core.imports.start("bench", str(tree), "", str(PLATFORM), actor="benchmark")
             async for state in core.imports.watch("bench", job.job_id, 0):
                 job = state
             spans.append(time.perf_counter() - began)
