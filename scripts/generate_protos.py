@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import filecmp
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -21,12 +22,18 @@ ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 
 
+def plugin(name: str) -> Path:
+    """The protoc plugin of the environment that runs this script, whose bin/ need not be on PATH."""
+    return Path(sysconfig.get_path("scripts")) / name
+
+
 def generate(target: Path) -> None:
     """Write *_pb2.py, *_pb2_grpc.py and their typed stubs below `target`; raise on protoc errors."""
     files = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
     include = str(Path(protoc.__file__).parent / "_proto")
     arguments = [
         "protoc",
+        *(f"--plugin={plugin(name)}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")),
         f"-I{PROTOS}",
         f"-I{include}",
         f"--python_out={target}",

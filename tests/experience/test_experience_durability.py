@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from nightshift.experience.v1 import experience_service_pb2 as pb
 from nightshift.experience.v1 import resources_pb2 as resources
@@ -22,19 +19,18 @@ from nightshift_kit.rpc.channels import channel_to
 from nightshift_kit.rpc.tls import load_credential
 from nightshift_kit.settings import PlaneSettings
 from tests.experience.experience_support import PARENT, ROOT
+from tests.support.programs import require
 
 CALLS = 25
-STRACE = ("strace", "-f", "-ttt", "-T", "-y", "-e", "trace=fsync,fdatasync")
+STRACE = ("-f", "-ttt", "-T", "-y", "-e", "trace=fsync,fdatasync")
 SYNC = re.compile(r"^(?:\d+ +)?(\d+\.\d+) (?:fsync|fdatasync)\(\d+<(?P<path>[^>]*)>\) += 0 <(\d+\.\d+)>")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not on this machine")
 async def test_an_fsync_ends_before_every_acknowledgement(tmp_path: Path) -> None:
     home, log = tmp_path / "home", tmp_path / "strace.log"
     base = 41700 + os.getpid() % 400 * 40
     service = subprocess.Popen(
-        [*STRACE, "-o", str(log), sys.executable, "-m", "nightshift_experience"],
+        [require("strace"), *STRACE, "-o", str(log), sys.executable, "-m", "nightshift_experience"],
         cwd=ROOT,
         env={**os.environ, "NIGHTSHIFT_HOME": str(home), "NIGHTSHIFT_PORT_BASE": str(base)},
         stdout=subprocess.DEVNULL,

@@ -19,19 +19,14 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.support.programs import required_under_ci
+
 _PR_SET_PDEATHSIG = 1
 _START_TIMEOUT_S = 60.0
 
 
 class PostgresUnavailable(Exception):
     """The server programs are not on this machine, or would not start."""
-
-
-def postgres_is_required() -> bool:
-    """Whether a missing PostgreSQL fails the tests instead of skipping them."""
-    return os.environ.get("CI", "").lower() in ("1", "true") or bool(
-        os.environ.get("NIGHTSHIFT_REQUIRE_POSTGRES", "")
-    )
 
 
 @dataclass
@@ -145,9 +140,7 @@ def postgres_server() -> Iterator[PostgresServer]:
         try:
             server = stack.enter_context(running_server())
         except PostgresUnavailable as error:
-            if postgres_is_required():
-                pytest.fail(f"PostgreSQL is required here: {error}")
-            pytest.skip(str(error))
+            required_under_ci(f"PostgreSQL ({error})")
         yield server
 
 
