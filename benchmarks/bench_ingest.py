@@ -38,11 +38,12 @@ ECHO = "/bench.Echo/Echo"
 
 
 def make_run(number: int) -> resources.Run:
-    """A run like those of a workshop: 12 devices, prompts that repeat now and then."""
+    """A run like those of a season: days of 12 devices and 250 runs, prompts that repeat now and then."""
     ms = 1_770_000_000_000 + number * 37
+    day = number // 250
     return resources.Run(
         name=f"{PARENT}/runs/run_{ms}_{number:06x}",
-        device=f"11111111-2222-4333-8444-{number % 12:012d}_2026-02-02",
+        device=f"{day:08x}-2222-4333-8444-{number % 12:012d}_2026-02-02",
         language="de",
         prompt=f"ein Fuchs unter dem Küchentisch, von oben gesehen, Nummer {number // 3}",
         transformed_prompt=f"Ein Feld aus reifem Gelb, daneben ein Fuchs unterm Tisch {number // 3}. " * 2,

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 # Numbers of placeholders that IN lists are padded to, so that few different statements exist.
-_SIZES = (1, 4, 16, 64, 256, 1024)
+_SIZES = (1, 4, 16, 64, 256, 512, 1024)
 
 
 def upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:

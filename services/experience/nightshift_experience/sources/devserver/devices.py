@@ -49,4 +49,5 @@ class ProductionRule:
         date = _browser_date(key)
         if date is None or (self.workshop_dates and date not in self.workshop_dates):
             return False
-        return not any(fnmatchcase(key, pattern) for pattern in self.deny)
+        # The list is nearly always empty, and a stream of runs comes through here.
+        return not self.deny or not any(fnmatchcase(key, pattern) for pattern in self.deny)
