@@ -121,7 +121,9 @@ async def wire(wiring: Wiring) -> None:
     preemptor.attach(stop_thread.loop)
     # What an earlier life of this process left running has no run behind it any more.
     await stop_thread.call(preemptor.announce("restart", on_purpose_too=gate.locked))
-    await stop_thread.keep(Leases(stop_port, ACTING_SERVICES, gate.leases, fences.raise_above).run())
+    leases = Leases(stop_port, ACTING_SERVICES, gate.leases, fences.raise_above)
+    gate.on_enter(partial(leases.hurry, stop_thread.loop))
+    await stop_thread.keep(leases.run())
 
     experience, lab, trainer = (
         ExperienceClient(mains["experience"]),

@@ -54,6 +54,7 @@ class Gate:
 
     def __init__(self, current_fence: Callable[[], int], raise_fence: Callable[[], int]) -> None:
         self._lock = threading.Lock()
+        self._on_enter: Callable[[], None] = lambda: None
         self._current_fence = current_fence
         self._raise_fence = raise_fence
         self._open = False
@@ -138,6 +139,11 @@ class Gate:
                 raise UserActive("A user is here, or the machine is not idle yet.")
             run.fence = self._current_fence()
             self._runs[run.id] = run
+        self._on_enter()
+
+    def on_enter(self, told: Callable[[], None]) -> None:
+        """Says who hears, at once and in memory, that a run began."""
+        self._on_enter = told
 
     def leave(self, run: LiveRun) -> None:
         """A run has stopped working."""

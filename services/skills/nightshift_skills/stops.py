@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -19,6 +20,8 @@ _log = structlog.get_logger("nightshift.skills.stops")
 # silent.
 STOP_TIMEOUT_S = 5.0
 LEASE_INTERVAL_S = 1.0
+# While no run is at work there is nothing to renew; a service that started anew hears the fence this late.
+IDLE_INTERVAL_S = 5.0
 LEASE_TIMEOUT_S = 0.9
 
 
@@ -113,7 +116,7 @@ class Stops:
 
 
 class Leases:
-    """Renews leases each second, and tells the fence to whoever does not know it."""
+    """Renews leases each second while runs are at work, and tells the fence to whoever does not know it."""
 
     def __init__(
         self,
@@ -127,11 +130,15 @@ class Leases:
         self._leases = leases
         self._raise_above = raise_above
         self._known: dict[str, bool] = dict.fromkeys(services, False)
+        self._begun = {service: asyncio.Event() for service in services}
 
-    @property
-    def reachable(self) -> dict[str, bool]:
-        """Whether each service answered the last renewal."""
-        return dict(self._known)
+    def hurry(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Renews now, because a run begins. From any thread; `loop` is the one that renews."""
+        loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        for event in self._begun.values():
+            event.set()
 
     async def run(self) -> None:
         """Renews until cancelled."""
@@ -139,10 +146,16 @@ class Leases:
 
     async def _keep(self, service: str) -> None:
         loop = asyncio.get_running_loop()
+        begun = self._begun[service]
         while True:
+            begun.clear()
             began_s = loop.time()
-            await self.renew(service)
-            await asyncio.sleep(max(0.05, LEASE_INTERVAL_S - (loop.time() - began_s)))
+            taken = await self.renew(service)
+            idle = taken and not self._leases()[1]
+            interval_s = IDLE_INTERVAL_S if idle else LEASE_INTERVAL_S
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(max(began_s + interval_s, loop.time() + 0.05)):
+                    await begun.wait()
 
     async def renew(self, service: str) -> bool:
         """One renewal; whether the service took it."""
