@@ -223,6 +223,7 @@ class Idleness(_message.Message):
     LAST_ACTIVITY_TIME_FIELD_NUMBER: _builtins.int
     QUIET_REMAINING_FIELD_NUMBER: _builtins.int
     PLATFORM_UP_FIELD_NUMBER: _builtins.int
+    PREDICTED_BUSY_TIME_FIELD_NUMBER: _builtins.int
     idle: _builtins.bool
     """The verdict."""
     platform_up: _builtins.bool
@@ -243,6 +244,10 @@ class Idleness(_message.Message):
     def quiet_remaining(self) -> _duration_pb2.Duration:
         """Quiet that is still missing before the machine counts as idle; zero when idle."""
 
+    @_builtins.property
+    def predicted_busy_time(self) -> _timestamp_pb2.Timestamp:
+        """When users are next expected, from the hourly profile of past activity; unset while too little is known."""
+
     def __init__(
         self,
         *,
@@ -252,10 +257,11 @@ class Idleness(_message.Message):
         last_activity_time: _timestamp_pb2.Timestamp | None = ...,
         quiet_remaining: _duration_pb2.Duration | None = ...,
         platform_up: _builtins.bool = ...,
+        predicted_busy_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_activity_time", b"last_activity_time", "quiet_remaining", b"quiet_remaining", "since_time", b"since_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_activity_time", b"last_activity_time", "predicted_busy_time", b"predicted_busy_time", "quiet_remaining", b"quiet_remaining", "since_time", b"since_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle", b"idle", "last_activity_time", b"last_activity_time", "platform_up", b"platform_up", "quiet_remaining", b"quiet_remaining", "reasons", b"reasons", "since_time", b"since_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle", b"idle", "last_activity_time", b"last_activity_time", "platform_up", b"platform_up", "predicted_busy_time", b"predicted_busy_time", "quiet_remaining", b"quiet_remaining", "reasons", b"reasons", "since_time", b"since_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
