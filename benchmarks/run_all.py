@@ -2,7 +2,7 @@
 
     python -m benchmarks.run_all [--only ingest,import,…] [--output benchmarks/RESULTS.md]
 
-The short form shows where a figure stands; each benchmark's own options make it as long as one likes. One
+The short form (about a quarter of an hour) shows where a figure stands; each benchmark's own options make it as long as one likes. One
 that fails leaves its complaint in the table's place, and the command ends with status 1.
 """
 
@@ -46,7 +46,7 @@ BENCHMARKS = (
     Benchmark("import", ("--runs", "5000", "--rounds", "3")),
     Benchmark("search", ("--texts", "256", "--rounds", "3", "--vectors", "100000")),
     Benchmark("opportunities", ("--tuning", "1-2", "--unseen", "31-32")),
-    Benchmark("preemption", ("--count", "10")),
+    Benchmark("preemption", ("--count", "200")),
     Benchmark("preemption_worker", ("--stops", "20")),
     Benchmark("training_overhead", ("--rounds", "3")),
 )
