@@ -2,8 +2,9 @@
 
     python -m benchmarks.run_all [--only ingest,import,…] [--output benchmarks/RESULTS.md]
 
-The short form (about a quarter of an hour) shows where a figure stands; each benchmark's own options make it as long as one likes. One
-that fails leaves its complaint in the table's place, and the command ends with status 1.
+The short form (about a quarter of an hour) shows where a figure stands; each benchmark's own options make it
+as long as one likes. One that fails leaves its complaint in the table's place, and the command ends with
+status 1.
 """
 
 from __future__ import annotations
