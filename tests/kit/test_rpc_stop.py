@@ -17,9 +17,9 @@ from nightshift.skills.v1 import control_service_pb2 as pb
 from nightshift.skills.v1 import control_service_pb2_grpc as pb_grpc
 from nightshift_kit.clock import FakeClock, SystemClock
 from nightshift_kit.errors import Preempted
-from nightshift_kit.grants import FenceGate
+from nightshift_kit.grants import Effect, FenceGate
 from nightshift_kit.rpc.channels import sync_channel
-from nightshift_kit.rpc.stop import Phase, Registration, StopEvent, StopHub, Work
+from nightshift_kit.rpc.stop import Phase, Registration, Release, StopEvent, StopHub, Work
 from nightshift_kit.storage import Database
 from tests.support.servers import serving
 
@@ -136,6 +136,41 @@ async def test_leases_lapse_after_two_seconds(db: Database) -> None:
     assert stopped == ["lease"]
     leased.done()
     watching.cancel()
+
+
+async def test_calls_of_any_background_grant_are_leased_and_a_persons_are_not(db: Database) -> None:
+    clock = FakeClock()
+    hub = StopHub(FenceGate(db, clock), clock)
+    told: list[tuple[str, str]] = []
+    for name, on_purpose in (("idle", False), ("person", True)):
+        grant = Effect.for_tests(skill_run=f"skillRuns/{name}", fence=1, on_purpose=on_purpose).grant
+        hub.track_call(grant, name, lambda error, name=name: told.append((name, error.metadata["cause"])))  # type: ignore[misc]
+    watching = asyncio.create_task(hub.watch_leases())
+    clock.advance(1.9)
+    await hub.renew(1, ["skillRuns/idle", "skillRuns/person"])
+    clock.advance(1.9)
+    await asyncio.sleep(0.3)
+    assert told == []
+    clock.advance(0.2)
+    while not told:
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.3)
+    assert told == [("idle", "lease")]
+    watching.cancel()
+
+
+async def test_a_service_with_a_gpu_tells_last_when_its_memory_is_back(db: Database) -> None:
+    hub = StopHub(FenceGate(db, SystemClock()), SystemClock())
+
+    async def release() -> Release:
+        return Release(7, "back")
+
+    hub.on_release(release)
+    events = await collected(hub, 2)
+    assert [event.phase for event in events] == [Phase.DELIVERED, Phase.DONE, Phase.RELEASED]
+    assert (events[-1].boottime_ns, events[-1].detail) == (7, "back")
+    one_run = await collected(hub, 0, skill_run="skillRuns/one")
+    assert [event.phase for event in one_run] == [Phase.DELIVERED, Phase.DONE]
 
 
 async def test_a_renewal_with_a_higher_fence_stops_what_a_lost_stop_would_have(db: Database) -> None:

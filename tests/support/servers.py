@@ -9,9 +9,10 @@ async with serving("lab", [(add_LabServiceServicer_to_server, servicer, "nightsh
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from google.protobuf.message import Message
 from nightshift_kit.audit import Outbox
 from nightshift_kit.canonical import digest_message
 from nightshift_kit.clock import Clock, SystemClock
+from nightshift_kit.errors import NightshiftError
 from nightshift_kit.grants import FenceGate, GrantMinter, GrantVerifier, Tier
 from nightshift_kit.rpc.channels import channel_to, grant_metadata
 from nightshift_kit.rpc.control import ControlThread, control_services
@@ -146,7 +148,19 @@ class Serving:
         )
         token = token or self.mint(f"{service}/{method}", request, skill=skill, tier=tier, **claims)
         call = getattr(self.stub(stub_class, "service/skills"), method)
-        return await call(request, timeout=timeout_s, metadata=grant_metadata(token))
+        renewing = asyncio.create_task(self._renew(claims.get("skill_run", "skillRuns/test")))
+        try:
+            return await call(request, timeout=timeout_s, metadata=grant_metadata(token))
+        finally:
+            renewing.cancel()
+
+    async def _renew(self, skill_run: str) -> None:
+        """Renews a run's lease as skills does while it is at work."""
+        while self.hub is not None:
+            if self.hub.gate.is_open:
+                with suppress(NightshiftError):
+                    await self.hub.renew(self.hub.gate.highest, [skill_run])
+            await asyncio.sleep(0.5)
 
     services: Sequence[Service] = ()
 

@@ -23,11 +23,13 @@ from nightshift_client.cli.session import (
     Session,
     command,
 )
+from nightshift_client.cli.skills import stop_line
 from nightshift_client.cli.words import ago, label, one_line, table, visible, who
 
 SERVICES = ("monitor", "experience", "skills", "lab", "trainer")
 # As long as the other looks of `status`: on a busy machine a first handshake alone takes its time.
 HEALTH_TIMEOUT_S = 5.0
+_LISTS = ("approvals", "preemptions", "training_jobs")
 
 
 def register(app: typer.Typer) -> None:
@@ -52,7 +54,7 @@ def up(
     ] = False,
 ) -> None:
     """Start the plane; Ctrl-C stops it."""
-    _need_kit("start the plane")
+    need_kit("start the plane")
     if session.json and not detach:
         raise CommandFailed(EXIT_USAGE, "--json prints one answer", advice="Add --detach.")
     # The one place where the command reaches for the kit: whoever only calls a plane does not have it.
@@ -141,7 +143,7 @@ def create_credential(
     role: Annotated[str, typer.Option("--role", help="Of a person: viewer, approver or admin.")] = "viewer",
 ) -> None:
     """Make a certificate for a platform or a person, on the plane's own machine."""
-    _need_kit("make credentials")
+    need_kit("make credentials")
     from nightshift_kit.rpc.identity import SpiffeInvalid
     from nightshift_kit.rpc.tls import HomeUnsafe, create_credential
     from nightshift_kit.settings import PlaneSettings
@@ -164,7 +166,8 @@ def create_credential(
             session.say(f"{title:<12}{path}")
 
 
-def _need_kit(what: str) -> None:
+def need_kit(what: str) -> None:
+    """Ends the command where the services are not installed."""
     if importlib.util.find_spec("nightshift_kit") is None or importlib.util.find_spec("structlog") is None:
         raise CommandFailed(
             EXIT_USAGE,
@@ -239,6 +242,7 @@ def _look(session: Session) -> dict[str, Any]:
         "lock": ("skills", "GetLock", skills.GetLockRequest()),
         "schedule": ("skills", "GetSchedule", skills.GetScheduleRequest()),
         "approvals": ("skills", "ListApprovals", skills.ListApprovalsRequest(state=pending)),
+        "preemptions": ("skills", "ListPreemptions", skills.ListPreemptionsRequest(page_size=1)),
         "configs": ("lab", "ListConfigs", lab.ListConfigsRequest(page_size=1)),
         "training_jobs": ("trainer", "ListTrainingJobs", trainer.ListTrainingJobsRequest(page_size=1)),
     }
@@ -272,8 +276,7 @@ def _look(session: Session) -> dict[str, Any]:
                 continue
             if key == "configs":
                 continue
-            lists = {"approvals": "approvals", "training_jobs": "training_jobs"}
-            seen[key] = list(getattr(message, lists[key])) if key in lists else message
+            seen[key] = list(getattr(message, key)) if key in _LISTS else message
     if "problems" in seen:
         seen["problems"] = "; ".join(seen["problems"])
     return seen
@@ -318,6 +321,8 @@ def _show_status(session: Session, seen: dict[str, Any]) -> None:
         )
     if schedule is not None:
         session.say(f"fence: {schedule.fence}")
+    for preemption in seen.get("preemptions", []):
+        session.say(f"last stop: {stop_line(preemption)}")
     if "approvals" in seen:
         waiting = seen["approvals"]
         session.say(f"approvals: {len(waiting)} pending")

@@ -26,6 +26,7 @@ RunArgument = Annotated[str, typer.Argument(help="Skill run.")]
 ParameterOption = Annotated[
     list[str] | None, typer.Option("--parameter", "-p", help="KEY=VALUE; the value as JSON or as plain text.")
 ]
+POINTS = ("t1", "t2", "t3", "t4", "t5")
 LimitOption = Annotated[int, typer.Option("--limit", min=1, help="At most this many.")]
 
 
@@ -142,6 +143,8 @@ def list_skill_runs(
         session.say(f"{instant(run.create_time)}  {short(run.skill):<22} {label(state_of(run), '')}")
         session.say(f"  {run.name}")
         session.say(f"  {one_line(run.failure.message or run.outcome or run.plan.summary)}")
+        for preemption in run.preemptions:
+            session.say(f"  {stop_line(preemption)}")
 
 
 def show_skill_run(session: Session, run: RunArgument) -> None:
@@ -159,6 +162,8 @@ def show_skill_run(session: Session, run: RunArgument) -> None:
         session.say(f"  approval   {answer.approval}")
     if answer.preemption_count:
         session.say(f"  stopped    {answer.preemption_count} times for users")
+    for preemption in answer.preemptions:
+        session.say(f"  stopped    {stop_line(preemption)}")
     if answer.outcome:
         session.say(f"  outcome    {answer.outcome}")
     if answer.failure.reason:
@@ -223,7 +228,7 @@ def schedule(session: Session) -> None:
 
 
 def list_preemptions(session: Session, limit: LimitOption = 20) -> None:
-    """Pre-emptions with T1 to T4, newest first."""
+    """Pre-emptions with T1 to T5, newest first."""
     from nightshift.skills.v1 import skills_service_pb2 as messages
 
     answer = session.call("skills", "ListPreemptions", messages.ListPreemptionsRequest(page_size=limit))
@@ -235,22 +240,41 @@ def list_preemptions(session: Session, limit: LimitOption = 20) -> None:
         session.say("No user came while background work ran.")
         return
 
-    def took(event: Any, field: str) -> str:
-        return f"{seconds_of(getattr(event, field)) * 1000:.1f}" if event.HasField(field) else "-"
-
     rows = [
         (
             instant(event.start_time),
             str(event.fence),
-            *(took(event, point) for point in ("t1", "t2", "t3", "t4")),
+            *(_took(event, point) for point in POINTS),
             str(len(event.skill_runs)),
             str(event.killed_count),
-            "yes" if event.confirmed else "no",
+            "lapsed" if event.lapsed_services else "yes" if event.confirmed else "no",
         )
         for event in answer.preemptions
     ]
-    right = [(title, "right") for title in ("fence", "T1 ms", "T2 ms", "T3 ms", "T4 ms", "runs", "killed")]
+    right = [(title, "right") for title in ("fence", *(f"{p.upper()} ms" for p in POINTS), "runs", "killed")]
     session.show(table(("when", "fixed"), *right, ("done", "fixed"), rows=rows))
+    for detail in dict.fromkeys(event.t5_detail for event in answer.preemptions if not event.HasField("t5")):
+        if detail:
+            session.say(f"T5 is not known: {detail}")
+    for service in sorted({name for event in answer.preemptions for name in event.lapsed_services}):
+        session.say(f"{service} did not confirm; the leases of what ran there have lapsed.")
+
+
+def stop_line(preemption: Any) -> str:
+    """A pre-emption on one line."""
+    took = ", ".join(
+        f"{point.upper()} {_took(preemption, point)}" for point in POINTS if preemption.HasField(point)
+    )
+    lapsed = (
+        f"; by lapsed leases: {', '.join(preemption.lapsed_services)}" if preemption.lapsed_services else ""
+    )
+    unsure = "" if preemption.confirmed else "; not confirmed"
+    return f"{instant(preemption.start_time)} for a user, fence {preemption.fence}: {took} ms{lapsed}{unsure}"
+
+
+def _took(preemption: Any, point: str) -> str:
+    """Milliseconds; "-" where the point is not known."""
+    return f"{seconds_of(getattr(preemption, point)) * 1000:.1f}" if preemption.HasField(point) else "-"
 
 
 def parsed(parameters: list[str] | None) -> dict[str, Any]:

@@ -127,6 +127,16 @@ class Checkpoints:
             raise _broken(content.count(b"\n") + 1, "the line is incomplete")
         return self._checked(content.split(b"\n")[:-1])
 
+    def content(self) -> bytes:
+        """The file's whole lines as they are, unchecked; b"" where there is no file. Raises StorageIo."""
+        try:
+            content = self._path.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise file_error(error, self._path.name) from error
+        return content[: content.rfind(b"\n") + 1]
+
     def _checked(self, lines: list[bytes]) -> list[Checkpoint]:
         checked: list[Checkpoint] = []
         previous = ""

@@ -27,6 +27,7 @@ _PHASES = {
     Phase.DELIVERED: pb.STOP_PHASE_DELIVERED,
     Phase.EXITED: pb.STOP_PHASE_EXITED,
     Phase.DONE: pb.STOP_PHASE_DONE,
+    Phase.RELEASED: pb.STOP_PHASE_RELEASED,
 }
 
 
@@ -44,14 +45,17 @@ class StopServicer(pb_grpc.StopServiceServicer):
             on_purpose_too=request.on_purpose_too,
             skill_run=request.skill_run,
         ):
-            boottime = Duration()
-            boottime.FromNanoseconds(event.boottime_ns)
+            boottime: Duration | None = None
+            if event.boottime_ns:
+                boottime = Duration()
+                boottime.FromNanoseconds(event.boottime_ns)
             yield pb.StopResponse(
                 phase=_PHASES[event.phase],
                 work=event.work,
                 killed=event.killed,
                 running_count=event.running_count,
                 boottime=boottime,
+                detail=event.detail,
             )
 
     async def RenewLease(self, request: pb.RenewLeaseRequest, context: Any) -> pb.RenewLeaseResponse:

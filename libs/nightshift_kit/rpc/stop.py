@@ -2,6 +2,7 @@
 
     Stop(fence) ▸ gate raised in memory ▸ STOP to every work below the fence ▸ DELIVERED
                 ▸ EXITED for each that ends ▸ 600 ms later: kill what has not ▸ … ▸ DONE
+                ▸ RELEASED, where the service holds a GPU
 
 A work is anything that goes on: a call under a background grant (tracked by the guard by itself), a worker
 process, an indexing thread. Works may be registered from any thread; the hub's coroutines run on the control
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -60,17 +61,32 @@ class Phase(Enum):
     DELIVERED = "delivered"
     EXITED = "exited"
     DONE = "done"
+    RELEASED = "released"
 
 
 @dataclass(frozen=True, slots=True)
 class StopEvent:
-    """One step of a stop; `boottime_ns` is CLOCK_BOOTTIME at that step."""
+    """One step of a stop; `boottime_ns` is CLOCK_BOOTTIME at that step, 0 where it cannot be told."""
 
     phase: Phase
     boottime_ns: int
     work: str = ""
     killed: bool = False
     running_count: int = 0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Whether what works held outside of their processes is back.
+
+    Attributes:
+        boottime_ns: Since when, on CLOCK_BOOTTIME; 0 where that cannot be told.
+        detail: What that rests on, or why it cannot be told.
+    """
+
+    boottime_ns: int
+    detail: str
 
 
 @dataclass(slots=True, eq=False)
@@ -103,6 +119,7 @@ class StopHub:
         self._lock = threading.Lock()
         self._running: set[Registration] = set()
         self._killers: set[asyncio.Task[None]] = set()
+        self._release: Callable[[], Awaitable[Release]] | None = None
         self._logger: Any = structlog.get_logger()
 
     def register(self, work: Work) -> Registration:
@@ -125,6 +142,10 @@ class StopHub:
         finally:
             registration.done()
 
+    def on_release(self, check: Callable[[], Awaitable[Release]]) -> None:
+        """Says who tells, after each stop, when GPU memory is back. Awaited on the control loop."""
+        self._release = check
+
     def forget(self, registration: Registration) -> None:
         """Behind Registration.done."""
         with self._lock:
@@ -139,7 +160,10 @@ class StopHub:
     def track_call(
         self, grant: Grant, name: str, interrupt: Callable[[NightshiftError], None]
     ) -> Callable[[], None]:
-        """Registers the task of a call; the guard does this for every acting call."""
+        """Registers the task of a call; the guard does this for every acting call.
+
+        Background calls are leased as workers are: where skills has gone silent, nothing goes on for it.
+        """
 
         def stop(cause: str) -> None:
             interrupt(
@@ -156,6 +180,7 @@ class StopHub:
                 fence=grant.fence,
                 on_purpose=grant.on_purpose,
                 stop=stop,
+                leased=not grant.on_purpose,
             )
         ).done
 
@@ -205,6 +230,9 @@ class StopHub:
             if durable is not None:
                 await durable
         yield StopEvent(Phase.DONE, self._clock.boottime_ns())
+        if self._release is not None and not skill_run:
+            release = await self._release()
+            yield StopEvent(Phase.RELEASED, release.boottime_ns, detail=release.detail)
 
     async def renew(self, fence: int, skill_runs: Iterable[str]) -> tuple[int, list[str]]:
         """Opens the gate, renews leases, and stops background works of lower fences.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
+from pathlib import Path
 
 import grpc
+from prometheus_client import Counter
 
 from nightshift.skills.v1 import control_service_pb2_grpc, skills_service_pb2_grpc
 from nightshift_kit.audit import Outbox
+from nightshift_kit.audit.checkpoint_copy import CheckpointCopy
 from nightshift_kit.audit.checkpoints import Checkpoints
 from nightshift_kit.grants import GrantMinter
 from nightshift_kit.ids import new_id
@@ -142,7 +145,13 @@ async def wire(wiring: Wiring) -> None:
     )
     proposals = Proposals(
         books,
-        ApprovalRule(settings.approval_ttl_s, settings.two_person, settings.denied_rest_s),
+        ApprovalRule(
+            ttl_s=settings.approval_ttl_s,
+            two_person=settings.two_person,
+            denied_rest_s=settings.denied_rest_s,
+            per_hour=settings.approval_requests_per_hour,
+            max_pending=settings.max_pending_approvals,
+        ),
         lambda skill: registry.get(skill).cooldown_s,
     )
     acting = ActingClient(mains.__getitem__)
@@ -194,15 +203,25 @@ async def wire(wiring: Wiring) -> None:
         stop_run=lambda run_id: stop_thread.call(preemptor.stop_run(run_id)),
     )
     lockdown = Lockdown(books, gate, preemptor, scheduler.poke)
+    copy_failed = Counter(
+        "nightshift_checkpoint_copy_failed",
+        "Times that the audit's checkpoints could not be written to their second place.",
+        registry=wiring.metrics.registry,
+    )
+    audit_key = load_public_key(wiring.settings, "audit")
+    checkpoints = Checkpoints(wiring.settings.home / "audit" / "checkpoints.jsonl", audit_key)
+    second_place = Path(settings.checkpoint_copy) if settings.checkpoint_copy else None
     sealer = Sealer(
         books=books,
         outboxes=OutboxClient(controls),
         services=ACTING_SERVICES,
-        checkpoints=Checkpoints(
-            wiring.settings.home / "audit" / "checkpoints.jsonl", load_public_key(wiring.settings, "audit")
-        ),
+        checkpoints=checkpoints,
         private_key=load_private_key(wiring.settings, "audit"),
         checkpoint_interval_s=settings.checkpoint_interval_s,
+        copy=None
+        if second_place is None
+        else CheckpointCopy(second_place, checkpoints, lambda path: Checkpoints(path, audit_key)),
+        on_copy_failed=copy_failed.inc,
     )
 
     async def leave() -> None:

@@ -80,6 +80,11 @@ class Approval:
         return replace(self, state=wanted, decide_time=now, decider=decider, comment=comment)
 
 
+def by_person(initiator: str) -> bool:
+    """Whether a person, no trigger, is behind a wish."""
+    return "/person/" in initiator
+
+
 def same_person(one: str, other: str) -> bool:
     """Whether two SPIFFE ids name one person: somebody with two roles is not two persons."""
     return _without_role(one) == _without_role(other)

@@ -15,6 +15,8 @@ class SkillsSettings(ServiceSettings):
         tick_s: Between two looks at everything.
         approval_ttl_s: Until when a plan can be decided on.
         denied_rest_s: Least rest of a skill on a subject after a denial.
+        approval_requests_per_hour: Questions that triggers may ask for one skill within an hour.
+        max_pending_approvals: Questions of one skill that may wait before triggers ask no more.
         failed_rest_s: Rest of a trigger on a subject after a failure.
         two_person: Whether somebody else than the plan's maker must approve.
         tiers: Skill → tier; may only tighten.
@@ -31,6 +33,8 @@ class SkillsSettings(ServiceSettings):
         embed_batch: Prompts a call of EmbedPending.
         call_retry_s: How long a call is tried again while a service is away.
         checkpoint_interval_s: Least time between two signed checkpoints of the audit chain.
+        checkpoint_copy: A second place for the checkpoints, on another disk or host: a file, or a folder that
+            is there; "" for none.
         addresses, control_addresses: Service → host:port, where it is not at this host's usual port.
     """
 
@@ -39,6 +43,8 @@ class SkillsSettings(ServiceSettings):
     tick_s: float = Field(default=30.0, gt=0)
     approval_ttl_s: float = Field(default=259_200.0, gt=0)
     denied_rest_s: float = Field(default=86_400.0, ge=0)
+    approval_requests_per_hour: int = Field(default=6, ge=0)
+    max_pending_approvals: int = Field(default=3, ge=0)
     failed_rest_s: float = Field(default=300.0, ge=0)
     two_person: bool = False
     tiers: dict[str, str] = Field(default_factory=dict)
@@ -55,6 +61,7 @@ class SkillsSettings(ServiceSettings):
     embed_batch: int = Field(default=512, ge=1, le=4096)
     call_retry_s: float = Field(default=30.0, ge=0)
     checkpoint_interval_s: float = Field(default=10.0, ge=0)
+    checkpoint_copy: str = ""
     addresses: dict[str, str] = Field(default_factory=dict)
     control_addresses: dict[str, str] = Field(default_factory=dict)
 

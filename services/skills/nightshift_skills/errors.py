@@ -7,6 +7,7 @@ NightshiftError
 ├── SkillModified, SkillRunEnded, SkillRunTransition, Cooldown           FAILED_PRECONDITION
 ├── SelfApproval, TierLoosened                                           PERMISSION_DENIED
 ├── UserActive                                                           UNAVAILABLE
+├── ApprovalRate                                                         RESOURCE_EXHAUSTED
 ├── SeqGone                                                              OUT_OF_RANGE
 └── Upstream                                                             as the asked service said
 """
@@ -115,6 +116,13 @@ class UserActive(NightshiftError):
 
     code = Code.UNAVAILABLE
     reason = "USER_ACTIVE"
+
+
+class ApprovalRate(NightshiftError):
+    """A skill has asked persons often enough for now."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "APPROVAL_RATE"
 
 
 class SeqGone(NightshiftError):

@@ -162,7 +162,7 @@ class Preemptor:
             cause=preemption.cause,
             on_purpose_too=preemption.cause in ("lock", "shutdown"),
         )
-        delivery = asyncio.ensure_future(self._stops.deliver(request))
+        delivery = asyncio.ensure_future(self._stops.deliver(request, persist=True))
         # One turn of the loop puts STOP on the wire before anything else is done.
         await asyncio.sleep(0)
         for run in closed.stopped:
@@ -180,8 +180,11 @@ class Preemptor:
             t2_ns=None if t2_ns is None else max(t2_ns, preemption.t1_ns),
             t3_ns=span(result.cooperative_ns),
             t4_ns=span(result.done_ns),
+            t5_ns=span(result.released_ns),
+            t5_detail=result.release_detail,
             killed_count=result.killed_count,
             confirmed=result.confirmed,
+            lapsed_services=result.lapsed,
         )
         await recording
         await self._keep(preemption, True)

@@ -13,7 +13,7 @@ from nightshift_skills.books import Books
 from nightshift_skills.store import plane
 from nightshift_skills.store.plane import Preemption
 
-_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.035, 0.05, 0.1, 0.175, 0.25, 0.5, 0.75, 1.0, 2.0, 5.0)
+_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.035, 0.05, 0.1, 0.175, 0.25, 0.5, 0.75, 1.0, 2.0, 3.0, 5.0)
 
 
 class PreemptionLog:
@@ -25,7 +25,7 @@ class PreemptionLog:
         self._backoff = backoff
         self._times = Histogram(
             "nightshift_preemption_seconds",
-            "T1 to T4 of pre-emptions, from the client's send where it told it.",
+            "T1 to T5 of pre-emptions, from the client's send where it told it.",
             ("point",),
             buckets=_BUCKETS_S,
             registry=metrics,
@@ -36,6 +36,11 @@ class PreemptionLog:
         self._unconfirmed = Counter(
             "nightshift_preemption_unconfirmed",
             "Pre-emptions that not every acting service confirmed.",
+            registry=metrics,
+        )
+        self._lapsed = Counter(
+            "nightshift_preemption_lapsed",
+            "Services whose stop was confirmed by nothing but their lapsed leases.",
             registry=metrics,
         )
 
@@ -71,6 +76,7 @@ class PreemptionLog:
             skill_runs=[f"skillRuns/{run}" for run in preemption.skill_runs],
             killed_count=preemption.killed_count,
             confirmed=preemption.confirmed,
+            lapsed_services=list(preemption.lapsed_services),
         )
 
     def _observe(self, preemption: Preemption) -> None:
@@ -79,10 +85,12 @@ class PreemptionLog:
             "t2": preemption.t2_ns,
             "t3": preemption.t3_ns,
             "t4": preemption.t4_ns,
+            "t5": preemption.t5_ns,
         }
         for point, span_ns in points.items():
             if span_ns is not None:
                 self._times.labels(point).observe(span_ns / 1e9)
         self._killed.inc(preemption.killed_count)
+        self._lapsed.inc(len(preemption.lapsed_services))
         if not preemption.confirmed:
             self._unconfirmed.inc()

@@ -10,13 +10,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from nightshift_skills.approvals import Approval, ApprovalState
+from nightshift_skills.approvals import Approval, ApprovalState, by_person
 from nightshift_skills.books import Books
-from nightshift_skills.errors import SelfApproval
+from nightshift_skills.errors import ApprovalRate, SelfApproval
 from nightshift_skills.plans import Plan
 from nightshift_skills.runs import Run, RunState
 from nightshift_skills.skill import Skill
 from nightshift_skills.store import decisions
+
+_HOUR = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +29,15 @@ class ApprovalRule:
         ttl_s: Until when a plan can be decided on.
         two_person: Whether somebody else than the plan's maker must approve it.
         denied_rest_s: Least rest of a skill on a subject after a denial.
+        per_hour: Questions that triggers may ask for a skill within an hour.
+        max_pending: Questions of a skill that may wait at once before triggers ask no more.
     """
 
     ttl_s: float = 259_200.0
     two_person: bool = False
     denied_rest_s: float = 86_400.0
+    per_hour: int = 6
+    max_pending: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +80,20 @@ class Proposals:
         return await self._books.read(self._earlier, request)
 
     async def propose(self, wish: Wish) -> Run:
-        """A run that waits for a person; an identical plan that waits already is given back instead."""
-        return await self._books.change(self._propose, wish)
+        """A run that waits for a person; an identical plan that waits already is given back instead.
+
+        Raises:
+            ApprovalRate: a trigger asks, and this skill has asked often enough. Persons are not limited.
+        """
+        asked = await self._books.change(self._propose, wish)
+        if isinstance(asked, ApprovalRate):
+            # Raised after the commit: outdated questions stay withdrawn.
+            raise asked
+        return asked
+
+    async def limited(self, skill: str) -> ApprovalRate | None:
+        """Why triggers ask no further question for a skill now; None if they may."""
+        return await self._books.read(self._limited, skill)
 
     async def confirm(self, wish: Wish) -> Run:
         """A run whose very plan the initiator has seen and approves.
@@ -128,15 +146,37 @@ class Proposals:
         run_id = decisions.run_of_request(connection, request.id, request.digest)
         return None if run_id is None else decisions.get_run(connection, run_id)
 
-    def _propose(self, connection: sa.Connection, wish: Wish) -> Run:
+    def _propose(self, connection: sa.Connection, wish: Wish) -> Run | ApprovalRate:
         # Looked up again here: two retries of one request may be on their way at once.
         if wish.request.id and (earlier := self._earlier(connection, wish.request)):
             return earlier
         waiting = self._waiting(connection, wish)
         if waiting is None:
+            limit = None if by_person(wish.initiator) else self._limited(connection, wish.skill.id)
+            if limit is not None:
+                return limit
             waiting, _ = self._ask(connection, wish)
         self._note(connection, wish.request, waiting.id)
         return waiting
+
+    def _limited(self, connection: sa.Connection, skill: str) -> ApprovalRate | None:
+        pending = len(decisions.pending_approvals(connection, skill))
+        if pending >= self._rule.max_pending:
+            return ApprovalRate(
+                f"{pending} plans of it wait for a person; it asks no more until some are decided.",
+                metadata={"skill": f"skills/{skill}", "pending": str(pending)},
+            )
+        now = self._books.clock.now()
+        asked = decisions.asked_since(connection, skill, now - _HOUR)
+        if len(asked) < self._rule.per_hour:
+            return None
+        again = asked[len(asked) - self._rule.per_hour] + _HOUR if self._rule.per_hour else now + _HOUR
+        return ApprovalRate(
+            f"It has asked {len(asked)} times within an hour, and may ask {self._rule.per_hour} times; "
+            f"again after {again:%Y-%m-%d %H:%M:%S} UTC.",
+            metadata={"skill": f"skills/{skill}", "asked": str(len(asked))},
+            retry_after_s=max(1.0, (again - now).total_seconds()),
+        )
 
     def _confirm(self, connection: sa.Connection, wish: Wish) -> Run:
         if wish.request.id and (earlier := self._earlier(connection, wish.request)):

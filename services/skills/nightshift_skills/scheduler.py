@@ -347,6 +347,9 @@ class Scheduler:
             decisions.skill_facts, skill.id, self._limits.project, now
         )
         conditions = list(skill.due(Facts(now, self._limits, state))) if "idle" in skill.triggers else []
+        limit = await self._proposals.limited(skill.id) if skill.tier is Tier.CONFIRM else None
+        if limit is not None:
+            conditions.append(Condition(False, limit.message))
         if skill.id in self._nothing:
             conditions.append(Condition(True, f"When last looked at: {self._nothing[skill.id]}"))
         return SkillFacts(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from nightshift_kit.audit import Event
 from nightshift_kit.audit.chain import ChainHead, SealedRow, SourceHead, merge, seal, verify
+from nightshift_kit.audit.checkpoint_copy import CheckpointCopy, compare
 from nightshift_kit.audit.checkpoints import Checkpoint, Checkpoints
 from nightshift_kit.audit.event import event_hash
 from nightshift_kit.errors import AuditBroken, NightshiftError
@@ -37,6 +38,8 @@ class AuditReport:
     detail: str = ""
     unsealed_count: int = 0
     unreachable: list[str] = field(default_factory=list)
+    copied_checkpoint_count: int = 0
+    copy_problem: str = ""
 
     @property
     def valid(self) -> bool:
@@ -56,13 +59,19 @@ class Sealer:
         checkpoints: Checkpoints,
         private_key: Ed25519PrivateKey,
         checkpoint_interval_s: float,
+        copy: CheckpointCopy | None = None,
+        on_copy_failed: Callable[[], None] = lambda: None,
     ) -> None:
+        """Args: `copy` is the second place of the checkpoints; `on_copy_failed` hears of each failure."""
         self._books = books
         self._outboxes = outboxes
         self._services = tuple(services)
         self._checkpoints = checkpoints
         self._private_key = private_key
         self._checkpoint_interval_s = checkpoint_interval_s
+        self._copy = copy
+        self._on_copy_failed = on_copy_failed
+        self._copy_problem = ""
         self._head: ChainHead | None = None
         self._signed_seq = 0
         self._signed_s = float("-inf")
@@ -122,12 +131,16 @@ class Sealer:
         # What this process has sealed and signed must be there: a chain and checkpoints that were cut
         # together fit each other, and only memory tells that there was more.
         sealed_seq, signed_seq = (self._head.seq if self._head is not None else 0), self._signed_seq
+        # The copy comes first: then it cannot be ahead of the file that it follows.
+        copied = await self._read_copy(report)
         try:
             marks: list[Checkpoint] = await asyncio.to_thread(self._checkpoints.read)
         except AuditBroken as error:
             marks = []
             report.detail = error.message
             report.first_bad_seq = 1
+        if copied is not None:
+            marks = self._compare(marks, copied, report)
         result = await self._books.read(lambda connection: verify(chain.all_rows(connection), marks))
         report.event_count = result.event_count
         report.checkpoint_count = result.checkpoint_count
@@ -149,6 +162,33 @@ class Sealer:
                 _log.warning("outbox not asked", of=service, reason=error.reason)
                 report.unreachable.append(service)
         return report
+
+    async def _read_copy(self, report: AuditReport) -> list[Checkpoint] | None:
+        """Checkpoints of the second place; None where there is none, or none that can be read."""
+        if self._copy is None:
+            return None
+        try:
+            copied = await asyncio.to_thread(self._copy.read)
+        except AuditBroken as error:
+            report.detail, report.first_bad_seq = f"the copy of the checkpoints: {error.message}", 1
+            return None
+        except NightshiftError as error:
+            report.copy_problem = error.message
+            return None
+        report.copied_checkpoint_count = len(copied)
+        return copied
+
+    def _compare(
+        self, marks: list[Checkpoint], copied: list[Checkpoint], report: AuditReport
+    ) -> list[Checkpoint]:
+        """The checkpoints that the chain must fit: the longer list of both places."""
+        found = compare(marks, copied)
+        if found.detail and not report.detail:
+            report.detail, report.first_bad_seq = found.detail, found.first_bad_seq
+        elif len(copied) < len(marks):
+            lacks = f"the copy lacks the last {len(marks) - len(copied)} checkpoints"
+            report.copy_problem = self._copy_problem or lacks
+        return found.marks
 
     async def _check_outbox(self, service: str, head: ChainHead, report: AuditReport) -> None:
         sealed = head.sources.get(service, SourceHead())
@@ -241,6 +281,22 @@ class Sealer:
             self._checkpoints.append, head.seq, head.hash, self._private_key, self._books.clock
         )
         self._signed_seq, self._signed_s = head.seq, loop.time()
+        await self._follow()
+
+    async def _follow(self) -> None:
+        """Brings the second place up to date. Its failure is loud, and stops neither sealing nor signing."""
+        if self._copy is None:
+            return
+        try:
+            await asyncio.to_thread(self._copy.follow)
+        except NightshiftError as error:
+            self._copy_problem = error.message
+            self._on_copy_failed()
+            _log.error(
+                "the checkpoints are not in their second place", reason=error.reason, error=error.message
+            )
+        else:
+            self._copy_problem = ""
 
 
 def _problem(last: SourceHead, event: Event) -> str:

@@ -19,22 +19,38 @@ _log = structlog.get_logger("nightshift.skills.stops")
 # The acting services kill what has not exited 600 ms after STOP; a service that needs longer counts as
 # silent.
 STOP_TIMEOUT_S = 5.0
+# A stop that goes well is done within a second; after this it is sent again.
+ATTEMPT_S = 1.5
+RESEND_S = 0.25
 LEASE_INTERVAL_S = 1.0
 # While no run is at work there is nothing to renew; a service that started anew hears the fence this late.
 IDLE_INTERVAL_S = 5.0
 LEASE_TIMEOUT_S = 0.9
+# What is not renewed is gone 3 s later; a renewal may have been on its way when the gate was closed.
+LAPSE_S = 3.0 + LEASE_TIMEOUT_S
 
 
 @dataclass(slots=True)
 class ServiceStop:
-    """How one service took a STOP. Times in nanoseconds of CLOCK_BOOTTIME."""
+    """How one service took a STOP. Times in nanoseconds of CLOCK_BOOTTIME.
+
+    `lapsed` says that it never confirmed, and that the leases of what ran there have run out since.
+    """
 
     service: str
     delivered_ns: int | None = None
     cooperative_ns: int | None = None
     done_ns: int | None = None
+    released_ns: int | None = None
+    release_detail: str = ""
     running_count: int = 0
     killed_count: int = 0
+    lapsed: bool = False
+
+    @property
+    def done(self) -> bool:
+        """Whether the service said that nothing runs any more."""
+        return self.done_ns is not None
 
 
 @dataclass(slots=True)
@@ -45,8 +61,28 @@ class StopResult:
 
     @property
     def confirmed(self) -> bool:
-        """Whether each said that nothing runs any more."""
-        return all(service.done_ns is not None for service in self.services)
+        """Whether each said that nothing runs any more, or its leases have lapsed."""
+        return all(service.done or service.lapsed for service in self.services)
+
+    @property
+    def lapsed(self) -> tuple[str, ...]:
+        """Services of which the lapsed leases alone tell that nothing runs any more."""
+        return tuple(service.service for service in self.services if service.lapsed)
+
+    @property
+    def released_ns(self) -> int | None:
+        """When the last service that holds GPU memory had it back; None where that cannot be told."""
+        telling = [service for service in self.services if service.release_detail]
+        if any(service.released_ns is None for service in telling):
+            return None
+        return max((s.released_ns for s in telling if s.released_ns is not None), default=None)
+
+    @property
+    def release_detail(self) -> str:
+        """What that rests on."""
+        silent = [service.service for service in self.services if not service.done]
+        told = [service.release_detail for service in self.services if service.release_detail]
+        return " ".join(told) or (f"Not told: {', '.join(silent)} did not confirm." if silent else "")
 
     @property
     def delivered_ns(self) -> int | None:
@@ -60,8 +96,8 @@ class StopResult:
 
     @property
     def done_ns(self) -> int | None:
-        """When nothing ran any more anywhere; None unless all confirmed it."""
-        if not self.confirmed:
+        """When nothing ran any more anywhere; None unless all said so."""
+        if not all(service.done for service in self.services):
             return None
         return max((s.done_ns for s in self.services if s.done_ns is not None), default=None)
 
@@ -84,18 +120,48 @@ class Stops:
         self._services = services
         self._clock = clock
 
-    async def deliver(self, request: control_pb.StopRequest) -> StopResult:
-        """Stops; returns when each service is done or silent. Never raises for a service that is down."""
+    async def deliver(self, request: control_pb.StopRequest, *, persist: bool = False) -> StopResult:
+        """Stops; returns when each service is done or silent. Never raises for a service that is down.
+
+        Args:
+            request: The STOP.
+            persist: Whether it is sent again, under the same fence, to services that do not confirm it, until
+                they do or the leases of what ran there have lapsed. Only for stops after which no lease of
+                what is to be stopped is renewed.
+        """
         states = [ServiceStop(service) for service in self._services]
-        await asyncio.gather(*(self._one(state, request) for state in states))
+        send = self._until_confirmed if persist else self._once
+        await asyncio.gather(*(send(state, request) for state in states))
         return StopResult(states)
 
-    async def _one(self, state: ServiceStop, request: control_pb.StopRequest) -> None:
+    async def _until_confirmed(self, state: ServiceStop, request: control_pb.StopRequest) -> None:
+        lapse_ns = self._clock.boottime_ns() + round(LAPSE_S * 1e9)
+        while True:
+            await self._attempt(state, request, ATTEMPT_S)
+            if state.done or self._clock.boottime_ns() >= lapse_ns:
+                break
+            await asyncio.sleep(RESEND_S)
+        # A person's own work has no lease: what is not told of it is not known.
+        state.lapsed = not state.done and not request.on_purpose_too
+
+    async def _once(self, state: ServiceStop, request: control_pb.StopRequest) -> None:
+        await self._attempt(state, request, STOP_TIMEOUT_S)
+
+    async def _attempt(self, state: ServiceStop, request: control_pb.StopRequest, patience_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s) as patience:
+                # Told here: what is waited for after DONE, GPU memory, has a time of its own.
+                await self._hear(state, request, lambda: patience.reschedule(loop.time() + STOP_TIMEOUT_S))
+
+    async def _hear(
+        self, state: ServiceStop, request: control_pb.StopRequest, on_done: Callable[[], None]
+    ) -> None:
         earliest_ns = self._clock.boottime_ns()
         try:
-            async for message in self._port.stop(state.service, request, timeout_s=STOP_TIMEOUT_S):
+            async for message in self._port.stop(state.service, request, timeout_s=2 * STOP_TIMEOUT_S):
                 at_ns = self._instant(message, earliest_ns)
-                if message.phase == control_pb.STOP_PHASE_DELIVERED:
+                if message.phase == control_pb.STOP_PHASE_DELIVERED and state.delivered_ns is None:
                     state.delivered_ns = at_ns
                     state.running_count = message.running_count
                 elif message.phase == control_pb.STOP_PHASE_EXITED and message.killed:
@@ -104,6 +170,10 @@ class Stops:
                     state.cooperative_ns = at_ns
                 elif message.phase == control_pb.STOP_PHASE_DONE:
                     state.done_ns = at_ns
+                    on_done()
+                elif message.phase == control_pb.STOP_PHASE_RELEASED:
+                    state.released_ns = at_ns if message.HasField("boottime") else None
+                    state.release_detail = message.detail or "Told by the service."
         except NightshiftError as error:
             # What runs there stops by itself when its lease runs out.
             _log.warning("STOP not confirmed", to=state.service, reason=error.reason)

@@ -22,6 +22,7 @@ from nightshift_trainer.job_files import JobFiles
 from nightshift_trainer.jobs import TrainingJobs
 from nightshift_trainer.launcher import worker_environment
 from nightshift_trainer.reading import TrainingReads
+from nightshift_trainer.release import ReleaseCheck
 from nightshift_trainer.rpc.render import encoded_job
 from nightshift_trainer.rpc.servicer import TrainerServicer
 from nightshift_trainer.supervisor import Supervisor
@@ -62,17 +63,21 @@ def make_jobs(
         budget_bytes=settings.vram_budget_bytes,
         reserve_bytes=settings.vram_reserve_bytes,
     )
+    supervisor = Supervisor(
+        environment=environment,
+        log_folder=trainer_home,
+        worker_module=settings.worker_module,
+        boottime_ns=clock.boottime_ns,
+    )
+    hub.on_release(
+        ReleaseCheck(gpus, lambda: supervisor.recent_pids, settings.vram_reserve_bytes, clock.boottime_ns)
+    )
     engine = Engine(
         db=db,
         files=files,
         outbox=Outbox("trainer", clock),
         clock=clock,
-        supervisor=Supervisor(
-            environment=environment,
-            log_folder=trainer_home,
-            worker_module=settings.worker_module,
-            boottime_ns=clock.boottime_ns,
-        ),
+        supervisor=supervisor,
         backends=BackendChoice(settings.backend, environment),
         gpus=gpus,
         register=registering(hub),

@@ -35,6 +35,8 @@ BEAT_S = 0.25
 # After STOP a worker has this long to leave by itself; see governance: everything is dead within a second.
 KILL_AFTER_STOP_S = 0.6
 
+_PIDS_KEPT = 8
+
 # How long the warm parent may take to reap a worker that died by itself.
 _REAP_S = 0.2
 
@@ -109,8 +111,15 @@ class Supervisor:
         self._worker: _Worker | None = None
         self._warm: WarmParent | None = None
         self.closed = False
+        # Replaced as a whole, so that any thread may read it.
+        self._recent_pids: tuple[int, ...] = ()
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._thread.start()
+
+    @property
+    def recent_pids(self) -> tuple[int, ...]:
+        """The last workers' processes, dead or alive; the newest comes last."""
+        return self._recent_pids
 
     def start(self, job: Job) -> None:
         """Starts a worker. Call it only when the previous one has ended."""
@@ -225,6 +234,7 @@ class Supervisor:
     def _adopt(self, worker: _Worker) -> None:
         """Begins to serve a worker whose process and channel are there."""
         assert worker.launched is not None
+        self._recent_pids = (*self._recent_pids[-_PIDS_KEPT + 1 :], worker.launched.pid)
         record_worker(worker.job.order.job_folder, worker.launched.pid)
         self._selector.register(worker.launched.channel, selectors.EVENT_READ, lambda: self._hear(worker))
         self._selector.register(worker.launched.pidfd, selectors.EVENT_READ, lambda: self._exited(worker))

@@ -30,7 +30,7 @@ from nightshift.skills.v1 import skills_service_pb2 as nightshift_dot_skills_dot
 from nightshift.type.v1 import policy_pb2 as nightshift_dot_type_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*nightshift/skills/v1/control_service.proto\x12\x14nightshift.skills.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$nightshift/skills/v1/resources.proto\x1a)nightshift/skills/v1/skills_service.proto\x1a\x1fnightshift/type/v1/policy.proto\"V\n\x0bStopRequest\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x03\x12\x16\n\x0eon_purpose_too\x18\x02 \x01(\x08\x12\r\n\x05\x63\x61use\x18\x03 \x01(\t\x12\x11\n\tskill_run\x18\x04 \x01(\t\"\xa0\x01\n\x0cStopResponse\x12.\n\x05phase\x18\x01 \x01(\x0e\x32\x1f.nightshift.skills.v1.StopPhase\x12\x0c\n\x04work\x18\x02 \x01(\t\x12\x0e\n\x06killed\x18\x03 \x01(\x08\x12\x15\n\rrunning_count\x18\x04 \x01(\x05\x12+\n\x08\x62oottime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"6\n\x11RenewLeaseRequest\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x03\x12\x12\n\nskill_runs\x18\x02 \x03(\t\"7\n\x12RenewLeaseResponse\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x03\x12\x12\n\nskill_runs\x18\x02 \x03(\t\"?\n\x17ListOutboxEventsRequest\x12\x11\n\tafter_seq\x18\x01 \x01(\x03\x12\x11\n\tpage_size\x18\x02 \x01(\x05\"\xda\x01\n\x0bOutboxEvent\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12(\n\x07payload\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\rprevious_hash\x18\x07 \x01(\t\x12\x0c\n\x04hash\x18\x08 \x01(\t\x12\x11\n\tcanonical\x18\t \x01(\t\"f\n\x18ListOutboxEventsResponse\x12\x38\n\routbox_events\x18\x01 \x03(\x0b\x32!.nightshift.skills.v1.OutboxEvent\x12\x10\n\x08last_seq\x18\x02 \x01(\x03*m\n\tStopPhase\x12\x1a\n\x16STOP_PHASE_UNSPECIFIED\x10\x00\x12\x18\n\x14STOP_PHASE_DELIVERED\x10\x01\x12\x15\n\x11STOP_PHASE_EXITED\x10\x02\x12\x13\n\x0fSTOP_PHASE_DONE\x10\x03\x32\x89\x02\n\x0e\x43ontrolService\x12\x8c\x01\n\x0eReportActivity\x12+.nightshift.skills.v1.ReportActivityRequest\x1a,.nightshift.skills.v1.ReportActivityResponse\"\x1f\x8a\xc9\x18\x1b\x08\x02\x1a\x08platform\x1a\rperson:viewer\x12h\n\nEngageLock\x12\'.nightshift.skills.v1.EngageLockRequest\x1a\x1a.nightshift.skills.v1.Lock\"\x15\x8a\xc9\x18\x11\x08\x04\x1a\rperson:viewer2\xef\x01\n\x0bStopService\x12g\n\x04Stop\x12!.nightshift.skills.v1.StopRequest\x1a\".nightshift.skills.v1.StopResponse\"\x16\x8a\xc9\x18\x12\x08\x05\x1a\x0eservice:skills0\x01\x12w\n\nRenewLease\x12\'.nightshift.skills.v1.RenewLeaseRequest\x1a(.nightshift.skills.v1.RenewLeaseResponse\"\x16\x8a\xc9\x18\x12\x08\x05\x1a\x0eservice:skills2\x9b\x01\n\rOutboxService\x12\x89\x01\n\x10ListOutboxEvents\x12-.nightshift.skills.v1.ListOutboxEventsRequest\x1a..nightshift.skills.v1.ListOutboxEventsResponse\"\x16\x8a\xc9\x18\x12\x08\x05\x1a\x0eservice:skillsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*nightshift/skills/v1/control_service.proto\x12\x14nightshift.skills.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$nightshift/skills/v1/resources.proto\x1a)nightshift/skills/v1/skills_service.proto\x1a\x1fnightshift/type/v1/policy.proto\"V\n\x0bStopRequest\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x03\x12\x16\n\x0eon_purpose_too\x18\x02 \x01(\x08\x12\r\n\x05\x63\x61use\x18\x03 \x01(\t\x12\x11\n\tskill_run\x18\x04 \x01(\t\"\xb0\x01\n\x0cStopResponse\x12.\n\x05phase\x18\x01 \x01(\x0e\x32\x1f.nightshift.skills.v1.StopPhase\x12\x0c\n\x04work\x18\x02 \x01(\t\x12\x0e\n\x06killed\x18\x03 \x01(\x08\x12\x15\n\rrunning_count\x18\x04 \x01(\x05\x12+\n\x08\x62oottime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\"6\n\x11RenewLeaseRequest\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x03\x12\x12\n\nskill_runs\x18\x02 \x03(\t\"7\n\x12RenewLeaseResponse\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x03\x12\x12\n\nskill_runs\x18\x02 \x03(\t\"?\n\x17ListOutboxEventsRequest\x12\x11\n\tafter_seq\x18\x01 \x01(\x03\x12\x11\n\tpage_size\x18\x02 \x01(\x05\"\xda\x01\n\x0bOutboxEvent\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12(\n\x07payload\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\rprevious_hash\x18\x07 \x01(\t\x12\x0c\n\x04hash\x18\x08 \x01(\t\x12\x11\n\tcanonical\x18\t \x01(\t\"f\n\x18ListOutboxEventsResponse\x12\x38\n\routbox_events\x18\x01 \x03(\x0b\x32!.nightshift.skills.v1.OutboxEvent\x12\x10\n\x08last_seq\x18\x02 \x01(\x03*\x86\x01\n\tStopPhase\x12\x1a\n\x16STOP_PHASE_UNSPECIFIED\x10\x00\x12\x18\n\x14STOP_PHASE_DELIVERED\x10\x01\x12\x15\n\x11STOP_PHASE_EXITED\x10\x02\x12\x13\n\x0fSTOP_PHASE_DONE\x10\x03\x12\x17\n\x13STOP_PHASE_RELEASED\x10\x04\x32\x89\x02\n\x0e\x43ontrolService\x12\x8c\x01\n\x0eReportActivity\x12+.nightshift.skills.v1.ReportActivityRequest\x1a,.nightshift.skills.v1.ReportActivityResponse\"\x1f\x8a\xc9\x18\x1b\x08\x02\x1a\x08platform\x1a\rperson:viewer\x12h\n\nEngageLock\x12\'.nightshift.skills.v1.EngageLockRequest\x1a\x1a.nightshift.skills.v1.Lock\"\x15\x8a\xc9\x18\x11\x08\x04\x1a\rperson:viewer2\xef\x01\n\x0bStopService\x12g\n\x04Stop\x12!.nightshift.skills.v1.StopRequest\x1a\".nightshift.skills.v1.StopResponse\"\x16\x8a\xc9\x18\x12\x08\x05\x1a\x0eservice:skills0\x01\x12w\n\nRenewLease\x12\'.nightshift.skills.v1.RenewLeaseRequest\x1a(.nightshift.skills.v1.RenewLeaseResponse\"\x16\x8a\xc9\x18\x12\x08\x05\x1a\x0eservice:skills2\x9b\x01\n\rOutboxService\x12\x89\x01\n\x10ListOutboxEvents\x12-.nightshift.skills.v1.ListOutboxEventsRequest\x1a..nightshift.skills.v1.ListOutboxEventsResponse\"\x16\x8a\xc9\x18\x12\x08\x05\x1a\x0eservice:skillsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,26 +47,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STOPSERVICE'].methods_by_name['RenewLease']._serialized_options = b'\212\311\030\022\010\005\032\016service:skills'
   _globals['_OUTBOXSERVICE'].methods_by_name['ListOutboxEvents']._loaded_options = None
   _globals['_OUTBOXSERVICE'].methods_by_name['ListOutboxEvents']._serialized_options = b'\212\311\030\022\010\005\032\016service:skills'
-  _globals['_STOPPHASE']._serialized_start=1031
-  _globals['_STOPPHASE']._serialized_end=1140
+  _globals['_STOPPHASE']._serialized_start=1048
+  _globals['_STOPPHASE']._serialized_end=1182
   _globals['_STOPREQUEST']._serialized_start=277
   _globals['_STOPREQUEST']._serialized_end=363
   _globals['_STOPRESPONSE']._serialized_start=366
-  _globals['_STOPRESPONSE']._serialized_end=526
-  _globals['_RENEWLEASEREQUEST']._serialized_start=528
-  _globals['_RENEWLEASEREQUEST']._serialized_end=582
-  _globals['_RENEWLEASERESPONSE']._serialized_start=584
-  _globals['_RENEWLEASERESPONSE']._serialized_end=639
-  _globals['_LISTOUTBOXEVENTSREQUEST']._serialized_start=641
-  _globals['_LISTOUTBOXEVENTSREQUEST']._serialized_end=704
-  _globals['_OUTBOXEVENT']._serialized_start=707
-  _globals['_OUTBOXEVENT']._serialized_end=925
-  _globals['_LISTOUTBOXEVENTSRESPONSE']._serialized_start=927
-  _globals['_LISTOUTBOXEVENTSRESPONSE']._serialized_end=1029
-  _globals['_CONTROLSERVICE']._serialized_start=1143
-  _globals['_CONTROLSERVICE']._serialized_end=1408
-  _globals['_STOPSERVICE']._serialized_start=1411
-  _globals['_STOPSERVICE']._serialized_end=1650
-  _globals['_OUTBOXSERVICE']._serialized_start=1653
-  _globals['_OUTBOXSERVICE']._serialized_end=1808
+  _globals['_STOPRESPONSE']._serialized_end=542
+  _globals['_RENEWLEASEREQUEST']._serialized_start=544
+  _globals['_RENEWLEASEREQUEST']._serialized_end=598
+  _globals['_RENEWLEASERESPONSE']._serialized_start=600
+  _globals['_RENEWLEASERESPONSE']._serialized_end=655
+  _globals['_LISTOUTBOXEVENTSREQUEST']._serialized_start=657
+  _globals['_LISTOUTBOXEVENTSREQUEST']._serialized_end=720
+  _globals['_OUTBOXEVENT']._serialized_start=723
+  _globals['_OUTBOXEVENT']._serialized_end=941
+  _globals['_LISTOUTBOXEVENTSRESPONSE']._serialized_start=943
+  _globals['_LISTOUTBOXEVENTSRESPONSE']._serialized_end=1045
+  _globals['_CONTROLSERVICE']._serialized_start=1185
+  _globals['_CONTROLSERVICE']._serialized_end=1450
+  _globals['_STOPSERVICE']._serialized_start=1453
+  _globals['_STOPSERVICE']._serialized_end=1692
+  _globals['_OUTBOXSERVICE']._serialized_start=1695
+  _globals['_OUTBOXSERVICE']._serialized_end=1850
 # @@protoc_insertion_point(module_scope)

@@ -36,6 +36,10 @@ class _StopPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StopPhase.V
     """One work has exited."""
     STOP_PHASE_DONE: _StopPhase.ValueType  # 3
     """Nothing runs any more."""
+    STOP_PHASE_RELEASED: _StopPhase.ValueType  # 4
+    """What the work held outside of its processes (GPU memory) is back, or `detail` says why that cannot be told; then
+    `boottime` is absent. Only from services that use a GPU, after DONE.
+    """
 
 class StopPhase(_StopPhase, metaclass=_StopPhaseEnumTypeWrapper):
     """What a message of the stop stream tells."""
@@ -48,6 +52,10 @@ STOP_PHASE_EXITED: StopPhase.ValueType  # 2
 """One work has exited."""
 STOP_PHASE_DONE: StopPhase.ValueType  # 3
 """Nothing runs any more."""
+STOP_PHASE_RELEASED: StopPhase.ValueType  # 4
+"""What the work held outside of its processes (GPU memory) is back, or `detail` says why that cannot be told; then
+`boottime` is absent. Only from services that use a GPU, after DONE.
+"""
 Global___StopPhase: _TypeAlias = StopPhase  # noqa: Y015
 
 @_typing.final
@@ -95,6 +103,7 @@ class StopResponse(_message.Message):
     KILLED_FIELD_NUMBER: _builtins.int
     RUNNING_COUNT_FIELD_NUMBER: _builtins.int
     BOOTTIME_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
     phase: Global___StopPhase.ValueType
     """What this message tells."""
     work: _builtins.str
@@ -103,6 +112,8 @@ class StopResponse(_message.Message):
     """Whether it had to be killed."""
     running_count: _builtins.int
     """Works that were running when STOP arrived."""
+    detail: _builtins.str
+    """What RELEASED rests on; "" otherwise."""
     @_builtins.property
     def boottime(self) -> _duration_pb2.Duration:
         """When, on CLOCK_BOOTTIME of the host."""
@@ -115,10 +126,11 @@ class StopResponse(_message.Message):
         killed: _builtins.bool = ...,
         running_count: _builtins.int = ...,
         boottime: _duration_pb2.Duration | None = ...,
+        detail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["boottime", b"boottime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boottime", b"boottime", "killed", b"killed", "phase", b"phase", "running_count", b"running_count", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boottime", b"boottime", "detail", b"detail", "killed", b"killed", "phase", b"phase", "running_count", b"running_count", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -175,8 +175,8 @@ class StopServiceServicer:
 
     def Stop(self, request, context):
         """Raises the fence and stops all background work begun under a lower one. The first message says that STOP was
-        delivered, one follows for each work that exits, the last that nothing runs any more.
-        Background grants of a lower fence are refused from now on.
+        delivered, one follows for each work that exits, then one that nothing runs any more; a service that uses a GPU
+        tells last when its memory is back. The same call may be sent again until it is confirmed. Background grants of a lower fence are refused from now on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -80,8 +80,8 @@ class StopServiceStub:
     def __new__(cls, channel: _aio.Channel) -> StopServiceAsyncStub: ...
     Stop: _grpc.UnaryStreamMultiCallable[_control_service_pb2.StopRequest, _control_service_pb2.StopResponse]
     """Raises the fence and stops all background work begun under a lower one. The first message says that STOP was
-    delivered, one follows for each work that exits, the last that nothing runs any more.
-    Background grants of a lower fence are refused from now on.
+    delivered, one follows for each work that exits, then one that nothing runs any more; a service that uses a GPU
+    tells last when its memory is back. The same call may be sent again until it is confirmed. Background grants of a lower fence are refused from now on.
     """
     RenewLease: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.RenewLeaseRequest, _control_service_pb2.RenewLeaseResponse]
     """Opens the verifier after a start (it stays closed until it knows the fence) and renews the lease of running
@@ -95,8 +95,8 @@ class StopServiceAsyncStub(StopServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Stop: _aio.UnaryStreamMultiCallable[_control_service_pb2.StopRequest, _control_service_pb2.StopResponse]  # type: ignore[assignment]
     """Raises the fence and stops all background work begun under a lower one. The first message says that STOP was
-    delivered, one follows for each work that exits, the last that nothing runs any more.
-    Background grants of a lower fence are refused from now on.
+    delivered, one follows for each work that exits, then one that nothing runs any more; a service that uses a GPU
+    tells last when its memory is back. The same call may be sent again until it is confirmed. Background grants of a lower fence are refused from now on.
     """
     RenewLease: _aio.UnaryUnaryMultiCallable[_control_service_pb2.RenewLeaseRequest, _control_service_pb2.RenewLeaseResponse]  # type: ignore[assignment]
     """Opens the verifier after a start (it stays closed until it knows the fence) and renews the lease of running
@@ -113,8 +113,8 @@ class StopServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_control_service_pb2.StopResponse], _abc.AsyncIterator[_control_service_pb2.StopResponse]]:
         """Raises the fence and stops all background work begun under a lower one. The first message says that STOP was
-        delivered, one follows for each work that exits, the last that nothing runs any more.
-        Background grants of a lower fence are refused from now on.
+        delivered, one follows for each work that exits, then one that nothing runs any more; a service that uses a GPU
+        tells last when its memory is back. The same call may be sent again until it is confirmed. Background grants of a lower fence are refused from now on.
         """
 
     @_abc_1.abstractmethod

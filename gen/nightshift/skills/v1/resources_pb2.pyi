@@ -373,6 +373,7 @@ class SkillRun(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     PREEMPTION_COUNT_FIELD_NUMBER: _builtins.int
+    PREEMPTIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name. Format: "skillRuns/{skill_run}"."""
     skill: _builtins.str
@@ -415,6 +416,10 @@ class SkillRun(_message.Message):
     def failure(self) -> _error_pb2.Failure:
         """Why it failed."""
 
+    @_builtins.property
+    def preemptions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Preemption]:
+        """The pre-emptions that stopped it, oldest first, at most the last 20; only in GetSkillRun and ListSkillRuns."""
+
     def __init__(
         self,
         *,
@@ -433,10 +438,11 @@ class SkillRun(_message.Message):
         results: _abc.Iterable[_struct_pb2.Struct] | None = ...,
         failure: _error_pb2.Failure | None = ...,
         preemption_count: _builtins.int = ...,
+        preemptions: _abc.Iterable[Global___Preemption] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "plan", b"plan", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "create_time", b"create_time", "done_calls", b"done_calls", "end_time", b"end_time", "failure", b"failure", "initiator", b"initiator", "name", b"name", "on_purpose", b"on_purpose", "outcome", b"outcome", "plan", b"plan", "preemption_count", b"preemption_count", "results", b"results", "skill", b"skill", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "create_time", b"create_time", "done_calls", b"done_calls", "end_time", b"end_time", "failure", b"failure", "initiator", b"initiator", "name", b"name", "on_purpose", b"on_purpose", "outcome", b"outcome", "plan", b"plan", "preemption_count", b"preemption_count", "preemptions", b"preemptions", "results", b"results", "skill", b"skill", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -605,6 +611,9 @@ class Preemption(_message.Message):
     SKILL_RUNS_FIELD_NUMBER: _builtins.int
     KILLED_COUNT_FIELD_NUMBER: _builtins.int
     CONFIRMED_FIELD_NUMBER: _builtins.int
+    T5_FIELD_NUMBER: _builtins.int
+    T5_DETAIL_FIELD_NUMBER: _builtins.int
+    LAPSED_SERVICES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name. Format: "preemptions/{preemption}"."""
     fence: _builtins.int
@@ -612,7 +621,9 @@ class Preemption(_message.Message):
     killed_count: _builtins.int
     """Works that had to be killed."""
     confirmed: _builtins.bool
-    """Whether every acting service confirmed that nothing runs any more."""
+    """Whether nothing runs any more for sure: every acting service said so, or is named in lapsed_services."""
+    t5_detail: _builtins.str
+    """What t5 rests on, or why it is absent (no GPU, the memory is held by others, the trainer did not answer)."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When the report arrived."""
@@ -641,6 +652,16 @@ class Preemption(_message.Message):
     def skill_runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Runs that were stopped. Format: "skillRuns/{skill_run}"."""
 
+    @_builtins.property
+    def t5(self) -> _duration_pb2.Duration:
+        """GPU memory back: NVML lists no process of ours and the reserve is free. Absent where that cannot be told."""
+
+    @_builtins.property
+    def lapsed_services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Services that did not confirm, however often STOP was sent. The leases of what ran there have lapsed since, so that
+        it stopped by itself; t4 is absent then.
+        """
+
     def __init__(
         self,
         *,
@@ -655,10 +676,13 @@ class Preemption(_message.Message):
         skill_runs: _abc.Iterable[_builtins.str] | None = ...,
         killed_count: _builtins.int = ...,
         confirmed: _builtins.bool = ...,
+        t5: _duration_pb2.Duration | None = ...,
+        t5_detail: _builtins.str = ...,
+        lapsed_services: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["send_time", b"send_time", "start_time", b"start_time", "t1", b"t1", "t2", b"t2", "t3", b"t3", "t4", b"t4"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["send_time", b"send_time", "start_time", b"start_time", "t1", b"t1", "t2", b"t2", "t3", b"t3", "t4", b"t4", "t5", b"t5"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "fence", b"fence", "killed_count", b"killed_count", "name", b"name", "send_time", b"send_time", "skill_runs", b"skill_runs", "start_time", b"start_time", "t1", b"t1", "t2", b"t2", "t3", b"t3", "t4", b"t4"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "fence", b"fence", "killed_count", b"killed_count", "lapsed_services", b"lapsed_services", "name", b"name", "send_time", b"send_time", "skill_runs", b"skill_runs", "start_time", b"start_time", "t1", b"t1", "t2", b"t2", "t3", b"t3", "t4", b"t4", "t5", b"t5", "t5_detail", b"t5_detail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -679,6 +703,7 @@ class AuditEvent(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
     HASH_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """Position in the chain, from 1."""
     source: _builtins.str
@@ -693,6 +718,8 @@ class AuditEvent(_message.Message):
     """What it is about."""
     hash: _builtins.str
     """SHA-256 over the previous hash and this event's canonical encoding. Format: hex."""
+    line: _builtins.str
+    """The event as a line of an export (docs/operations.md), byte for byte what was hashed; only where asked for."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """When it happened."""
@@ -713,10 +740,11 @@ class AuditEvent(_message.Message):
         subject: _builtins.str = ...,
         payload: _struct_pb2.Struct | None = ...,
         hash: _builtins.str = ...,
+        line: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "payload", b"payload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "event_time", b"event_time", "hash", b"hash", "kind", b"kind", "payload", b"payload", "seq", b"seq", "source", b"source", "source_seq", b"source_seq", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "event_time", b"event_time", "hash", b"hash", "kind", b"kind", "line", b"line", "payload", b"payload", "seq", b"seq", "source", b"source", "source_seq", b"source_seq", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -813,22 +813,26 @@ class ListAuditEventsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     KIND_PREFIX_FIELD_NUMBER: _builtins.int
+    WITH_LINES_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most this many; 0 means 50, the maximum is 1000."""
     page_token: _builtins.str
     """Token of the previous answer."""
     kind_prefix: _builtins.str
     """Only kinds that begin with this ("approval."); "" means all."""
+    with_lines: _builtins.bool
+    """Also give each event as a line of an export."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         kind_prefix: _builtins.str = ...,
+        with_lines: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind_prefix", b"kind_prefix", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind_prefix", b"kind_prefix", "page_size", b"page_size", "page_token", b"page_token", "with_lines", b"with_lines"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -842,8 +846,11 @@ class ListAuditEventsResponse(_message.Message):
 
     AUDIT_EVENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    LAST_SEQ_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Empty on the last page."""
+    last_seq: _builtins.int
+    """Last position in the chain."""
     @_builtins.property
     def audit_events(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.AuditEvent]:
         """Oldest first."""
@@ -853,10 +860,11 @@ class ListAuditEventsResponse(_message.Message):
         *,
         audit_events: _abc.Iterable[_resources_pb2.AuditEvent] | None = ...,
         next_page_token: _builtins.str = ...,
+        last_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_events", b"audit_events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_events", b"audit_events", "last_seq", b"last_seq", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -892,6 +900,8 @@ class VerifyAuditResponse(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     UNSEALED_COUNT_FIELD_NUMBER: _builtins.int
     UNREACHABLE_FIELD_NUMBER: _builtins.int
+    COPIED_CHECKPOINT_COUNT_FIELD_NUMBER: _builtins.int
+    COPY_PROBLEM_FIELD_NUMBER: _builtins.int
     valid: _builtins.bool
     """Whether everything fits."""
     event_count: _builtins.int
@@ -904,6 +914,12 @@ class VerifyAuditResponse(_message.Message):
     """What is wrong with it."""
     unsealed_count: _builtins.int
     """Events of outboxes that are not sealed yet."""
+    copied_checkpoint_count: _builtins.int
+    """Checkpoints in the second place, where the settings name one (checkpoint_copy)."""
+    copy_problem: _builtins.str
+    """Why the second place lags behind or cannot be looked at; "" if it does not. By itself it makes nothing invalid: the
+    place may be out of reach for a while.
+    """
     @_builtins.property
     def unreachable(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Services whose outbox could not be asked."""
@@ -918,10 +934,12 @@ class VerifyAuditResponse(_message.Message):
         detail: _builtins.str = ...,
         unsealed_count: _builtins.int = ...,
         unreachable: _abc.Iterable[_builtins.str] | None = ...,
+        copied_checkpoint_count: _builtins.int = ...,
+        copy_problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_count", b"checkpoint_count", "detail", b"detail", "event_count", b"event_count", "first_bad_seq", b"first_bad_seq", "unreachable", b"unreachable", "unsealed_count", b"unsealed_count", "valid", b"valid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_count", b"checkpoint_count", "copied_checkpoint_count", b"copied_checkpoint_count", "copy_problem", b"copy_problem", "detail", b"detail", "event_count", b"event_count", "first_bad_seq", b"first_bad_seq", "unreachable", b"unreachable", "unsealed_count", b"unsealed_count", "valid", b"valid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -295,7 +295,8 @@ class SkillsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def VerifyAudit(self, request, context):
-        """Checks the sealed chain, its signed checkpoints and the services' outboxes; names the first bad event.
+        """Checks the sealed chain, its signed checkpoints, their copy in a second place where the settings name one, and
+        the services' outboxes; names the first bad event.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -85,7 +85,9 @@ class SkillsServiceStub:
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_skills_service_pb2.ListAuditEventsRequest, _skills_service_pb2.ListAuditEventsResponse]
     """Events of the sealed chain, oldest first."""
     VerifyAudit: _grpc.UnaryUnaryMultiCallable[_skills_service_pb2.VerifyAuditRequest, _skills_service_pb2.VerifyAuditResponse]
-    """Checks the sealed chain, its signed checkpoints and the services' outboxes; names the first bad event."""
+    """Checks the sealed chain, its signed checkpoints, their copy in a second place where the settings name one, and
+    the services' outboxes; names the first bad event.
+    """
 
 @_typing.type_check_only
 class SkillsServiceAsyncStub(SkillsServiceStub):
@@ -143,7 +145,9 @@ class SkillsServiceAsyncStub(SkillsServiceStub):
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_skills_service_pb2.ListAuditEventsRequest, _skills_service_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
     """Events of the sealed chain, oldest first."""
     VerifyAudit: _aio.UnaryUnaryMultiCallable[_skills_service_pb2.VerifyAuditRequest, _skills_service_pb2.VerifyAuditResponse]  # type: ignore[assignment]
-    """Checks the sealed chain, its signed checkpoints and the services' outboxes; names the first bad event."""
+    """Checks the sealed chain, its signed checkpoints, their copy in a second place where the settings name one, and
+    the services' outboxes; names the first bad event.
+    """
 
 class SkillsServiceServicer(metaclass=_abc_1.ABCMeta):
     """Permission: tiers, plans, approvals, schedule, pre-emption, lock, audit."""
@@ -324,6 +328,8 @@ class SkillsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _skills_service_pb2.VerifyAuditRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_skills_service_pb2.VerifyAuditResponse, _abc.Awaitable[_skills_service_pb2.VerifyAuditResponse]]:
-        """Checks the sealed chain, its signed checkpoints and the services' outboxes; names the first bad event."""
+        """Checks the sealed chain, its signed checkpoints, their copy in a second place where the settings name one, and
+        the services' outboxes; names the first bad event.
+        """
 
 def add_SkillsServiceServicer_to_server(servicer: SkillsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

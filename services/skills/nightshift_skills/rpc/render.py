@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from nightshift.skills.v1 import resources_pb2 as types
 from nightshift.skills.v1 import skills_service_pb2 as pb
 from nightshift.type.v1 import error_pb2, policy_pb2
 from nightshift_kit.audit.chain import SealedRow
+from nightshift_kit.audit.export import export_line
 from nightshift_skills.approvals import Approval
 from nightshift_skills.plans import NothingToDo, Plan
 from nightshift_skills.registry import Registry
@@ -100,8 +101,8 @@ def planned(plan_or_nothing: Plan | NothingToDo) -> pb.PlanSkillResponse:
     return pb.PlanSkillResponse(plan=plan(plan_or_nothing))
 
 
-def run(run: Run) -> types.SkillRun:
-    """A run."""
+def run(run: Run, preemptions: Sequence[Preemption] = ()) -> types.SkillRun:
+    """A run, with the pre-emptions that stopped it."""
     return types.SkillRun(
         name=f"skillRuns/{run.id}",
         skill=f"skills/{run.skill}",
@@ -122,6 +123,7 @@ def run(run: Run) -> types.SkillRun:
         if run.failure
         else None,
         preemption_count=run.preemption_count,
+        preemptions=map(preemption, preemptions),
     )
 
 
@@ -186,13 +188,16 @@ def preemption(preemption: Preemption) -> types.Preemption:
         t2=span(preemption.t2_ns),
         t3=span(preemption.t3_ns),
         t4=span(preemption.t4_ns),
+        t5=span(preemption.t5_ns),
+        t5_detail=preemption.t5_detail,
         skill_runs=[f"skillRuns/{run_id}" for run_id in preemption.skill_runs],
         killed_count=preemption.killed_count,
         confirmed=preemption.confirmed,
+        lapsed_services=preemption.lapsed_services,
     )
 
 
-def audit_event(row: SealedRow) -> types.AuditEvent:
+def audit_event(row: SealedRow, *, with_line: bool = False) -> types.AuditEvent:
     """One event of the sealed chain."""
     event_time = Timestamp()
     event_time.FromJsonString(row.time)
@@ -206,6 +211,7 @@ def audit_event(row: SealedRow) -> types.AuditEvent:
         subject=row.subject,
         payload=struct(json.loads(row.payload)),
         hash=row.hash,
+        line=export_line(row) if with_line else "",
     )
 
 
@@ -219,4 +225,6 @@ def audit_report(report: AuditReport) -> pb.VerifyAuditResponse:
         detail=report.detail,
         unsealed_count=report.unsealed_count,
         unreachable=report.unreachable,
+        copied_checkpoint_count=report.copied_checkpoint_count,
+        copy_problem=report.copy_problem,
     )

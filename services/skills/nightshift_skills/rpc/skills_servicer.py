@@ -106,7 +106,9 @@ class SkillsServicer(pb_grpc.SkillsServiceServicer):
     async def GetSkillRun(self, request: pb.GetSkillRunRequest, context: Any) -> types.SkillRun:
         """See the proto."""
         name = SkillRunName.parse(request.name)
-        return render.run(await self._books.read(decisions.get_run, name.id))
+        run = await self._books.read(decisions.get_run, name.id)
+        preemptions = await self._books.read(plane.preemptions_of, [run.id])
+        return render.run(run, preemptions.get(run.id, ()))
 
     async def ListSkillRuns(self, request: pb.ListSkillRunsRequest, context: Any) -> pb.ListSkillRunsResponse:
         """See the proto."""
@@ -114,7 +116,10 @@ class SkillsServicer(pb_grpc.SkillsServiceServicer):
         page = requests.Page(request.page_size, request.page_token, str, of="runs", skill=skill)
         rows = await self._books.read(decisions.list_runs, skill, page.after_text, page.limit + 1)
         rows, token = page.cut(rows, lambda row: row.id)
-        return pb.ListSkillRunsResponse(skill_runs=map(render.run, rows), next_page_token=token)
+        stopped = await self._books.read(plane.preemptions_of, [row.id for row in rows])
+        return pb.ListSkillRunsResponse(
+            skill_runs=[render.run(row, stopped.get(row.id, ())) for row in rows], next_page_token=token
+        )
 
     async def CancelSkillRun(self, request: pb.CancelSkillRunRequest, context: Any) -> types.SkillRun:
         """See the proto."""
@@ -199,7 +204,11 @@ class SkillsServicer(pb_grpc.SkillsServiceServicer):
         page = requests.Page(request.page_size, request.page_token, int, of="audit", kind_prefix=prefix)
         rows = await self._books.read(chain.list_rows, page.after_number, prefix, page.limit + 1)
         rows, token = page.cut(rows, lambda row: row.seq)
-        return pb.ListAuditEventsResponse(audit_events=map(render.audit_event, rows), next_page_token=token)
+        return pb.ListAuditEventsResponse(
+            audit_events=[render.audit_event(row, with_line=request.with_lines) for row in rows],
+            next_page_token=token,
+            last_seq=await self._books.read(chain.last_seq),
+        )
 
     async def VerifyAudit(self, request: pb.VerifyAuditRequest, context: Any) -> pb.VerifyAuditResponse:
         """See the proto."""

@@ -30,6 +30,11 @@ def get_head(connection: sa.Connection) -> ChainHead:
     return ChainHead(last.seq, last.hash, sources)
 
 
+def last_seq(connection: sa.Connection) -> int:
+    """Position of the last row; 0 for an empty chain."""
+    return connection.execute(sa.select(sa.func.max(tables.sealed_events.c.seq))).scalar_one() or 0
+
+
 def append_rows(connection: sa.Connection, rows: Sequence[SealedRow]) -> None:
     """Adds sealed rows."""
     if rows:

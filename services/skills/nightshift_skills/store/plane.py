@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,6 +12,8 @@ import sqlalchemy as sa
 
 from nightshift_skills.backoff import Backoff, BackoffRule
 from nightshift_skills.store import tables
+
+PREEMPTIONS_TOLD = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +39,12 @@ class Preemption:
     t2_ns: int | None = None
     t3_ns: int | None = None
     t4_ns: int | None = None
+    t5_ns: int | None = None
+    t5_detail: str = ""
     skill_runs: tuple[str, ...] = ()
     killed_count: int = 0
     confirmed: bool = False
+    lapsed_services: tuple[str, ...] = ()
 
 
 def get_lock(connection: sa.Connection) -> Lock:
@@ -95,13 +101,19 @@ def save_preemption(connection: sa.Connection, preemption: Preemption) -> None:
         "t2_ns": preemption.t2_ns,
         "t3_ns": preemption.t3_ns,
         "t4_ns": preemption.t4_ns,
+        "t5_ns": preemption.t5_ns,
+        "t5_detail": preemption.t5_detail,
         "skill_runs": json.dumps(preemption.skill_runs),
         "killed_count": preemption.killed_count,
         "confirmed": preemption.confirmed,
+        "lapsed_services": json.dumps(preemption.lapsed_services),
     }
     updated = connection.execute(sa.update(table).where(table.c.id == preemption.id).values(values))
     if updated.rowcount == 0:
         connection.execute(sa.insert(table).values(id=preemption.id, **values))
+        links = [{"run": run, "preemption": preemption.id} for run in dict.fromkeys(preemption.skill_runs)]
+        if links:
+            connection.execute(sa.insert(tables.preempted_runs), links)
 
 
 def list_preemptions(connection: sa.Connection, before: str, limit: int) -> list[Preemption]:
@@ -110,23 +122,42 @@ def list_preemptions(connection: sa.Connection, before: str, limit: int) -> list
     query = sa.select(table).order_by(table.c.id.desc()).limit(limit)
     if before:
         query = query.where(table.c.id < before)
-    return [
-        Preemption(
-            id=row.id,
-            fence=row.fence,
-            cause=row.cause,
-            start_time=row.start_time,
-            send_time=row.send_time,
-            t1_ns=row.t1_ns,
-            t2_ns=row.t2_ns,
-            t3_ns=row.t3_ns,
-            t4_ns=row.t4_ns,
-            skill_runs=tuple(json.loads(row.skill_runs)),
-            killed_count=row.killed_count,
-            confirmed=row.confirmed,
-        )
-        for row in connection.execute(query)
-    ]
+    return [_preemption(row) for row in connection.execute(query)]
+
+
+def preemptions_of(connection: sa.Connection, runs: Sequence[str]) -> dict[str, list[Preemption]]:
+    """The last pre-emptions that stopped each of some runs, oldest first; runs without any are left out."""
+    table, links = tables.preemptions, tables.preempted_runs
+    query = (
+        sa.select(links.c.run, table)
+        .join(table, table.c.id == links.c.preemption)
+        .where(links.c.run.in_(runs))
+        .order_by(table.c.id)
+    )
+    found: dict[str, list[Preemption]] = {}
+    for row in connection.execute(query):
+        found.setdefault(row.run, []).append(_preemption(row))
+    return {run: preemptions[-PREEMPTIONS_TOLD:] for run, preemptions in found.items()}
+
+
+def _preemption(row: sa.Row[Any]) -> Preemption:
+    return Preemption(
+        id=row.id,
+        fence=row.fence,
+        cause=row.cause,
+        start_time=row.start_time,
+        send_time=row.send_time,
+        t1_ns=row.t1_ns,
+        t2_ns=row.t2_ns,
+        t3_ns=row.t3_ns,
+        t4_ns=row.t4_ns,
+        t5_ns=row.t5_ns,
+        t5_detail=row.t5_detail,
+        skill_runs=tuple(json.loads(row.skill_runs)),
+        killed_count=row.killed_count,
+        confirmed=row.confirmed,
+        lapsed_services=tuple(json.loads(row.lapsed_services)),
+    )
 
 
 def _upsert_one(connection: sa.Connection, table: sa.Table, values: dict[str, Any]) -> None:

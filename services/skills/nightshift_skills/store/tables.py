@@ -143,9 +143,20 @@ preemptions = sa.Table(
     sa.Column("t2_ns", sa.BigInteger),
     sa.Column("t3_ns", sa.BigInteger),
     sa.Column("t4_ns", sa.BigInteger),
+    sa.Column("t5_ns", sa.BigInteger),
+    sa.Column("t5_detail", sa.Text, nullable=False, server_default=""),
     sa.Column("skill_runs", sa.Text, nullable=False),
     sa.Column("killed_count", sa.Integer, nullable=False),
     sa.Column("confirmed", sa.Boolean, nullable=False),
+    sa.Column("lapsed_services", sa.Text, nullable=False, server_default="[]"),
+)
+
+# Which runs a pre-emption stopped.
+preempted_runs = sa.Table(
+    "preempted_runs",
+    metadata,
+    sa.Column("run", sa.String(36), primary_key=True),
+    sa.Column("preemption", sa.String(36), primary_key=True),
 )
 
 # Beginnings and ends of generations that were acknowledged and that the monitor may not have heard of.
