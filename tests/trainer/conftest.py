@@ -24,7 +24,7 @@ from nightshift_kit.grants import FenceGate, Tier
 from nightshift_kit.rpc.channels import RichError, decode_error
 from nightshift_kit.rpc.stop import StopHub
 from nightshift_kit.storage import Database
-from nightshift_trainer.__main__ import FULL_NAME, make_jobs
+from nightshift_trainer.__main__ import FULL_NAME, make_gpu_host, make_jobs
 from nightshift_trainer.config import TrainerSettings
 from nightshift_trainer.gpu import Gpus, NoGpus
 from nightshift_trainer.jobs import TrainingJobs
@@ -37,6 +37,8 @@ SKILLS = {
     "PauseTrainingJob": ("pause_training", Tier.MANUAL),
     "ResumeTrainingJob": ("resume_training", Tier.CONFIRM),
     "CancelTrainingJob": ("cancel_training", Tier.MANUAL),
+    "UnloadIdleModel": ("cleanup_vram", Tier.CONFIRM),
+    "LoadModel": ("preload_models", Tier.CONFIRM),
 }
 
 ENDED = (
@@ -185,10 +187,15 @@ async def open_trainer(home: Path, gpus: Gpus | None = None, **settings: Any) ->
         db.migrate()
         hub = StopHub(FenceGate(db, clock), clock)
         jobs = make_jobs(chosen, home, db, hub, clock, gpus or NoGpus())
+        gpu_host = make_gpu_host(chosen, db, clock, gpus or NoGpus())
         await jobs.recover()
         try:
             services = [
-                (pb_grpc.add_TrainerServiceServicer_to_server, TrainerServicer(jobs), FULL_NAME),
+                (
+                    pb_grpc.add_TrainerServiceServicer_to_server,
+                    TrainerServicer(jobs, gpu_host),
+                    FULL_NAME,
+                ),
             ]
             async with serving("trainer", services, home=home, db=db, hub=hub) as running:
                 trainer = Trainer(running, jobs, db, home)
@@ -200,3 +207,4 @@ async def open_trainer(home: Path, gpus: Gpus | None = None, **settings: Any) ->
                     await asyncio.gather(renewing, return_exceptions=True)
         finally:
             await jobs.close()
+            await gpu_host.close()

@@ -17,6 +17,7 @@ from nightshift_trainer.backend_choice import BackendChoice
 from nightshift_trainer.config import TrainerSettings
 from nightshift_trainer.engine import BackgroundWork, Engine, Tuning
 from nightshift_trainer.gpu import Gpus, find_gpus
+from nightshift_trainer.gpu_host.service import GpuHostService
 from nightshift_trainer.inspection import Inspector
 from nightshift_trainer.job_files import JobFiles
 from nightshift_trainer.jobs import TrainingJobs
@@ -24,6 +25,7 @@ from nightshift_trainer.launcher import worker_environment
 from nightshift_trainer.reading import TrainingReads
 from nightshift_trainer.release import ReleaseCheck
 from nightshift_trainer.rpc.render import encoded_job
+from nightshift_trainer.rpc.render_gpu import encoded_loaded, encoded_unloaded
 from nightshift_trainer.rpc.servicer import TrainerServicer
 from nightshift_trainer.supervisor import Supervisor
 
@@ -95,15 +97,33 @@ def make_jobs(
     )
 
 
+def make_gpu_host(settings: TrainerSettings, db: Database, clock: Clock, gpus: Gpus) -> GpuHostService:
+    """Who else lies on the GPU, on the database's migrated tables."""
+    return GpuHostService(
+        settings=settings,
+        db=db,
+        outbox=Outbox("trainer", clock),
+        clock=clock,
+        gpus=gpus,
+        encode_unloaded=encoded_unloaded,
+        encode_loaded=encoded_loaded,
+    )
+
+
 async def wire(wiring: Wiring) -> None:
     """Makes the trainer and hands it to the server."""
     settings = service_settings(TrainerSettings, "trainer", wiring.settings)
     db = wiring.database(Database(settings.database_url, migrations="nightshift_trainer", name="trainer"))
-    jobs = make_jobs(settings, wiring.settings.home, db, wiring.acting(db), wiring.clock, find_gpus())
+    gpus = find_gpus()
+    jobs = make_jobs(settings, wiring.settings.home, db, wiring.acting(db), wiring.clock, gpus)
+    gpu_host = make_gpu_host(settings, db, wiring.clock, gpus)
     await jobs.recover()
     wiring.on_stop(jobs.close)
+    wiring.on_stop(gpu_host.close)
     wiring.add(
-        trainer_service_pb2_grpc.add_TrainerServiceServicer_to_server, TrainerServicer(jobs), FULL_NAME
+        trainer_service_pb2_grpc.add_TrainerServiceServicer_to_server,
+        TrainerServicer(jobs, gpu_host),
+        FULL_NAME,
     )
 
 

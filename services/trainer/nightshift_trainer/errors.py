@@ -2,11 +2,12 @@
 
 NightshiftError
 ├── INVALID_ARGUMENT      ChatRowInvalid, NonFinite
-├── NOT_FOUND             BaseModelUnknown, DatasetUnknown, TrainingJobUnknown, AdapterUnknown
+├── NOT_FOUND             BaseModelUnknown, DatasetUnknown, TrainingJobUnknown, AdapterUnknown, ModelUnknown
 ├── ALREADY_EXISTS        AdapterExists
 ├── PERMISSION_DENIED     UnsafeFormat
 ├── FAILED_PRECONDITION   CorpusEmpty, TokenizerMismatch, GpuBusy, GpuUnavailable, VramInsufficient,
-│                         JobState
+│                         JobState, GpuHostUnconfigured, GpuHostInvalid, UnloadRefused
+├── UNAVAILABLE           GpuHostUnavailable, EvictionInProgress
 ├── ABORTED               CorpusChanged
 ├── OUT_OF_RANGE          SeqGone
 └── DATA_LOSS             CheckpointCorrupt
@@ -60,6 +61,13 @@ class AdapterUnknown(NightshiftError):
 
     code = Code.NOT_FOUND
     reason = "ADAPTER_UNKNOWN"
+
+
+class ModelUnknown(NightshiftError):
+    """The backend does not have the model."""
+
+    code = Code.NOT_FOUND
+    reason = "MODEL_UNKNOWN"
 
 
 class AdapterExists(NightshiftError):
@@ -116,6 +124,41 @@ class JobState(NightshiftError):
 
     code = Code.FAILED_PRECONDITION
     reason = "JOB_STATE"
+
+
+class GpuHostUnconfigured(NightshiftError):
+    """No setting says who tells what is on the GPU, and NVML finds none; metadata `setting`."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "GPU_HOST_UNCONFIGURED"
+
+
+class GpuHostInvalid(NightshiftError):
+    """A service of the platform answers what it must not; metadata `source` and `path`."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "GPU_HOST_INVALID"
+
+
+class UnloadRefused(NightshiftError):
+    """The backend was asked to unload a model and did not."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "UNLOAD_REFUSED"
+
+
+class GpuHostUnavailable(NightshiftError):
+    """A service of the platform does not answer; a call that acts may have acted."""
+
+    code = Code.UNAVAILABLE
+    reason = "GPU_HOST_UNAVAILABLE"
+
+
+class EvictionInProgress(NightshiftError):
+    """The GPU service unloads by itself right now; what it leaves is not known yet."""
+
+    code = Code.UNAVAILABLE
+    reason = "EVICTION_IN_PROGRESS"
 
 
 class CorpusChanged(NightshiftError):

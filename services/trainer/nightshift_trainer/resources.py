@@ -8,6 +8,9 @@ from typing import ClassVar
 
 from nightshift_kit.errors import IdInvalid
 
+# The one GPU host; a singleton has no id.
+GPU_HOST = "gpuHost"
+
 _ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 

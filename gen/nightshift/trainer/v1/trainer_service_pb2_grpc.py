@@ -86,6 +86,21 @@ class TrainerServiceStub:
                 request_serializer=nightshift_dot_trainer_dot_v1_dot_trainer__service__pb2.GetAdapterRequest.SerializeToString,
                 response_deserializer=nightshift_dot_trainer_dot_v1_dot_resources__pb2.Adapter.FromString,
                 _registered_method=True)
+        self.GetGpuHost = channel.unary_unary(
+                '/nightshift.trainer.v1.TrainerService/GetGpuHost',
+                request_serializer=nightshift_dot_trainer_dot_v1_dot_trainer__service__pb2.GetGpuHostRequest.SerializeToString,
+                response_deserializer=nightshift_dot_trainer_dot_v1_dot_resources__pb2.GpuHost.FromString,
+                _registered_method=True)
+        self.UnloadIdleModel = channel.unary_unary(
+                '/nightshift.trainer.v1.TrainerService/UnloadIdleModel',
+                request_serializer=nightshift_dot_trainer_dot_v1_dot_trainer__service__pb2.UnloadIdleModelRequest.SerializeToString,
+                response_deserializer=nightshift_dot_trainer_dot_v1_dot_trainer__service__pb2.UnloadIdleModelResponse.FromString,
+                _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/nightshift.trainer.v1.TrainerService/LoadModel',
+                request_serializer=nightshift_dot_trainer_dot_v1_dot_trainer__service__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=nightshift_dot_trainer_dot_v1_dot_trainer__service__pb2.LoadModelResponse.FromString,
+                _registered_method=True)
 
 
 class TrainerServiceServicer:
@@ -168,6 +183,36 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetGpuHost(self, request, context):
+        """Memory of the GPU and the models that the platform's services have loaded on it, asked of them now. A part that
+        cannot be asked is among `problems`, as long as the memory is known.
+        Errors: FAILED_PRECONDITION GPU_HOST_UNCONFIGURED, GPU_HOST_INVALID; UNAVAILABLE GPU_HOST_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadIdleModel(self, request, context):
+        """Unloads one model: of those named, the idle one that was used longest ago. Which one is decided by a look just
+        before, so that a model that came into use is spared; nothing is unloaded once `target_used_bytes` is kept. At most
+        one model goes, whatever is lost or ends on the way: a call that is made again looks first, and leaves alone what
+        was used since. Processes that are not the platform's are never touched.
+        Errors: FAILED_PRECONDITION GPU_HOST_UNCONFIGURED, GPU_HOST_INVALID, UNLOAD_REFUSED; UNAVAILABLE
+        GPU_HOST_UNAVAILABLE, EVICTION_IN_PROGRESS; INVALID_ARGUMENT FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadModel(self, request, context):
+        """Loads a model that the settings name, if it fits beside what is loaded and the reserve. A user who comes stops it.
+        Errors: FAILED_PRECONDITION VRAM_INSUFFICIENT, GPU_HOST_UNCONFIGURED, GPU_HOST_INVALID; NOT_FOUND MODEL_UNKNOWN;
+        UNAVAILABLE GPU_HOST_UNAVAILABLE, EVICTION_IN_PROGRESS; INVALID_ARGUMENT FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -220,6 +265,21 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.GetAdapter,
                     request_deserializer=nightshift_dot_trainer_dot_v1_dot_trainer__service__pb2.GetAdapterRequest.FromString,
                     response_serializer=nightshift_dot_trainer_dot_v1_dot_resources__pb2.Adapter.SerializeToString,
+            ),
+            'GetGpuHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetGpuHost,
+                    request_deserializer=nightshift_dot_trainer_dot_v1_dot_trainer__service__pb2.GetGpuHostRequest.FromString,
+                    response_serializer=nightshift_dot_trainer_dot_v1_dot_resources__pb2.GpuHost.SerializeToString,
+            ),
+            'UnloadIdleModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadIdleModel,
+                    request_deserializer=nightshift_dot_trainer_dot_v1_dot_trainer__service__pb2.UnloadIdleModelRequest.FromString,
+                    response_serializer=nightshift_dot_trainer_dot_v1_dot_trainer__service__pb2.UnloadIdleModelResponse.SerializeToString,
+            ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=nightshift_dot_trainer_dot_v1_dot_trainer__service__pb2.LoadModelRequest.FromString,
+                    response_serializer=nightshift_dot_trainer_dot_v1_dot_trainer__service__pb2.LoadModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -493,6 +553,87 @@ class TrainerService:
             '/nightshift.trainer.v1.TrainerService/GetAdapter',
             nightshift_dot_trainer_dot_v1_dot_trainer__service__pb2.GetAdapterRequest.SerializeToString,
             nightshift_dot_trainer_dot_v1_dot_resources__pb2.Adapter.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetGpuHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.trainer.v1.TrainerService/GetGpuHost',
+            nightshift_dot_trainer_dot_v1_dot_trainer__service__pb2.GetGpuHostRequest.SerializeToString,
+            nightshift_dot_trainer_dot_v1_dot_resources__pb2.GpuHost.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadIdleModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.trainer.v1.TrainerService/UnloadIdleModel',
+            nightshift_dot_trainer_dot_v1_dot_trainer__service__pb2.UnloadIdleModelRequest.SerializeToString,
+            nightshift_dot_trainer_dot_v1_dot_trainer__service__pb2.UnloadIdleModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.trainer.v1.TrainerService/LoadModel',
+            nightshift_dot_trainer_dot_v1_dot_trainer__service__pb2.LoadModelRequest.SerializeToString,
+            nightshift_dot_trainer_dot_v1_dot_trainer__service__pb2.LoadModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -11,9 +11,10 @@ from nightshift.trainer.v1 import trainer_service_pb2_grpc
 from nightshift_kit.errors import FieldInvalid
 from nightshift_kit.pages import decode_token, encode_token, page_size, query_digest
 from nightshift_kit.rpc.context import current_call
+from nightshift_trainer.gpu_host.service import GpuHostService
 from nightshift_trainer.jobs import TrainingJobs
 from nightshift_trainer.resources import AdapterName, TrainingJobName
-from nightshift_trainer.rpc import render
+from nightshift_trainer.rpc import render, render_gpu
 from nightshift_trainer.store.jobs import adapter_position
 
 _JOBS = query_digest(list="trainingJobs")
@@ -23,8 +24,9 @@ _ADAPTERS = query_digest(list="adapters")
 class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
     """See the proto for every method."""
 
-    def __init__(self, jobs: TrainingJobs) -> None:
+    def __init__(self, jobs: TrainingJobs, gpu_host: GpuHostService) -> None:
         self._jobs = jobs
+        self._gpu_host = gpu_host
         self._reads = jobs.reads
 
     async def EstimateTraining(
@@ -104,3 +106,28 @@ class TrainerServicer(trainer_service_pb2_grpc.TrainerServiceServicer):
     async def GetAdapter(self, request: service_pb.GetAdapterRequest, context: Any) -> pb.Adapter:
         """See the proto."""
         return render.adapter(await self._reads.get_adapter(AdapterName.parse(request.name).id))
+
+    async def GetGpuHost(self, request: service_pb.GetGpuHostRequest, context: Any) -> pb.GpuHost:
+        """See the proto."""
+        return render_gpu.gpu_host(await self._gpu_host.read(), self._gpu_host.reserve_bytes)
+
+    async def UnloadIdleModel(
+        self, request: service_pb.UnloadIdleModelRequest, context: Any
+    ) -> service_pb.UnloadIdleModelResponse:
+        """See the proto."""
+        models = render_gpu.given_models(request.models)
+        if request.target_used_bytes < 0:
+            raise FieldInvalid.at("target_used_bytes", "must be 0 or more")
+        effect = current_call().effect()
+        answer = await self._gpu_host.effects.unload_idle(effect, models, request.target_used_bytes)
+        return service_pb.UnloadIdleModelResponse.FromString(answer)
+
+    async def LoadModel(
+        self, request: service_pb.LoadModelRequest, context: Any
+    ) -> service_pb.LoadModelResponse:
+        """See the proto."""
+        model = render_gpu.given_model(request.model, "model")
+        if request.vram_bytes <= 0:
+            raise FieldInvalid.at("vram_bytes", "must be more than 0")
+        answer = await self._gpu_host.effects.load(current_call().effect(), model, request.vram_bytes)
+        return service_pb.LoadModelResponse.FromString(answer)

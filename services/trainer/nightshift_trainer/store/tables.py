@@ -57,4 +57,21 @@ adapters = sa.Table(
     sa.Index("ix_adapters_create_time", "create_time_us", "id"),
 )
 
+# Calls to the platform's GPU host that were decided on and of which nobody has told the end yet.
+gpu_intents = sa.Table(
+    "gpu_intents",
+    metadata,
+    # The grant that allows it: at most one intent a grant.
+    sa.Column("jti", sa.String(64), primary_key=True),
+    # "unload" or "load".
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("backend", sa.String(300), nullable=False),
+    sa.Column("model", sa.String(300), nullable=False),
+    # What the backend showed of the model's last use (HostModel.mark).
+    sa.Column("mark", sa.String(100), nullable=False),
+    sa.Column("used_bytes", sa.BigInteger, nullable=False),
+    sa.Column("skill_run", sa.String(200), nullable=False),
+    sa.Column("create_time_us", sa.BigInteger, nullable=False),
+)
+
 kit = kit_tables(metadata)
