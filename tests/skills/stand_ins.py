@@ -327,6 +327,8 @@ class TrainerStandIn(_Acting, trainer_grpc.TrainerServiceServicer):
         self.exit_s = 0.02
         self.step_s = 0.02
         self.fits = True
+        # Roomy: nothing to clean up.
+        self.gpu_host = trainer_types.GpuHost(name="gpuHost", total_bytes=2**30, free_bytes=2**29)
         self.loop = asyncio.get_running_loop()
 
     async def EstimateTraining(self, request: Any, context: Any) -> Any:
@@ -344,6 +346,9 @@ class TrainerStandIn(_Acting, trainer_grpc.TrainerServiceServicer):
             fits=self.fits,
             detail="roomy",
         )
+
+    async def GetGpuHost(self, request: Any, context: Any) -> Any:
+        return self.gpu_host
 
     async def GetTrainingJob(self, request: Any, context: Any) -> Any:
         return self.job(request.name)

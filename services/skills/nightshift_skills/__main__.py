@@ -139,6 +139,8 @@ async def wire(wiring: Wiring) -> None:
         detect_min_new_runs=settings.detect_min_new_runs,
         aggregate_interval_s=settings.aggregate_interval_s,
         embed_batch=settings.embed_batch,
+        vram_high_percent=settings.vram_high_percent,
+        vram_target_percent=settings.vram_target_percent,
     )
     planner = Planner(
         registry=registry, books=books, experience=experience, lab=lab, trainer=trainer, limits=limits

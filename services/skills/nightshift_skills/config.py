@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from nightshift_kit.settings import ServiceSettings
@@ -31,6 +33,8 @@ class SkillsSettings(ServiceSettings):
         detect_min_new_runs: New runs before opportunities are looked for again.
         aggregate_interval_s: Longest time between two aggregations.
         embed_batch: Prompts a call of EmbedPending.
+        vram_high_percent: Used memory of the GPU above which idle models are proposed for unloading.
+        vram_target_percent: … and down to which they are unloaded.
         call_retry_s: How long a call is tried again while a service is away.
         checkpoint_interval_s: Least time between two signed checkpoints of the audit chain.
         checkpoint_copy: A second place for the checkpoints, on another disk or host: a file, or a folder that
@@ -59,11 +63,19 @@ class SkillsSettings(ServiceSettings):
     detect_min_new_runs: int = Field(default=50, ge=0)
     aggregate_interval_s: float = Field(default=86_400.0, gt=0)
     embed_batch: int = Field(default=512, ge=1, le=4096)
+    vram_high_percent: float = Field(default=80.0, gt=0, le=100)
+    vram_target_percent: float = Field(default=70.0, ge=0, le=100)
     call_retry_s: float = Field(default=30.0, ge=0)
     checkpoint_interval_s: float = Field(default=10.0, ge=0)
     checkpoint_copy: str = ""
     addresses: dict[str, str] = Field(default_factory=dict)
     control_addresses: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _target_is_below(self) -> Self:
+        if self.vram_target_percent > self.vram_high_percent:
+            raise ValueError("vram_target_percent must not exceed vram_high_percent")
+        return self
 
     @classmethod
     def settings_customise_sources(

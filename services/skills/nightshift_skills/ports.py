@@ -78,7 +78,7 @@ class LabPort(Protocol):
 
 
 class TrainerPort(Protocol):
-    """Training, read only."""
+    """Training and the GPU, read only."""
 
     async def estimate(self, spec: trainer_types.TrainingSpec) -> trainer_pb.EstimateTrainingResponse:
         """A spec with all values filled in, and what it would take."""
@@ -86,6 +86,10 @@ class TrainerPort(Protocol):
 
     async def get_job(self, name: str) -> trainer_types.TrainingJob:
         """One job."""
+        ...
+
+    async def get_gpu_host(self) -> trainer_types.GpuHost:
+        """Memory of the GPU, and the models on it."""
         ...
 
 

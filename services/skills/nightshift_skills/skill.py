@@ -30,6 +30,8 @@ class Limits:
     detect_min_new_runs: int = 50
     aggregate_interval_s: float = 86_400.0
     embed_batch: int = 512
+    vram_high_percent: float = 80.0
+    vram_target_percent: float = 70.0
 
 
 @dataclass(frozen=True, slots=True)

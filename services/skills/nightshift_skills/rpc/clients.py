@@ -166,6 +166,11 @@ class TrainerClient:
         request = trainer_pb.GetTrainingJobRequest(name=name)
         return await asked("trainer", self._stub.GetTrainingJob(request, timeout=READ_TIMEOUT_S))
 
+    async def get_gpu_host(self) -> trainer_types.GpuHost:
+        """See TrainerPort."""
+        request = trainer_pb.GetGpuHostRequest()
+        return await asked("trainer", self._stub.GetGpuHost(request, timeout=READ_TIMEOUT_S))
+
 
 class ActingClient:
     """ActingPort over one channel a service."""
