@@ -193,7 +193,7 @@ class Lab(lab_service_pb2_grpc.LabServiceServicer):
 class Trainer(trainer_service_pb2_grpc.TrainerServiceServicer):
     """One training that never ends by itself."""
 
-    METHODS = ("ListTrainingJobs", "WatchTrainingJob", "ListAdapters")
+    METHODS = ("ListTrainingJobs", "WatchTrainingJob", "ListAdapters", "GetGpuHost")
 
     def __init__(self) -> None:
         self.endless = False
@@ -206,6 +206,27 @@ class Trainer(trainer_service_pb2_grpc.TrainerServiceServicer):
             total_steps=10,
             loss=1.5,
         )
+
+    async def GetGpuHost(self, request: Any, context: Any) -> trainer_types.GpuHost:
+        host = trainer_types.GpuHost(
+            name="gpuHost",
+            total_bytes=100 * 2**30,
+            free_bytes=10 * 2**30,
+            foreign_bytes=2**30,
+            reserve_bytes=2**30,
+            form=trainer_types.GPU_HOST_FORM_NEW,
+        )
+        old = host.models.add(vram_bytes=20 * 2**30, use_known=True, unloadable=True)
+        old.model.backend, old.model.model = "diffusers", "sd35 \u202e[bold]x[/]"
+        old.last_used_time.seconds = 1
+        busy = host.models.add(vram_bytes=2**30, use_known=True, in_use=2)
+        busy.model.backend, busy.model.model = "mmaudio", "sounds"
+        quiet = host.models.add(vram_bytes=2**30, unloadable=True)
+        quiet.model.backend, quiet.model.model = "ollama", "qwen3:4b"
+        wanted = host.preload_models.add(vram_bytes=2**30, installed=True)
+        wanted.model.backend, wanted.model.model = "ollama", "gemma3:1b"
+        host.problems.add(source="ollama", reason="GPU_HOST_UNAVAILABLE", message="no answer \x1b[2J")
+        return host
 
     async def ListTrainingJobs(self, request: Any, context: Any) -> Any:
         return trainer_service_pb2.ListTrainingJobsResponse(training_jobs=[self.job()])

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from nightshift.experience.v1 import experience_service_pb2, resources_pb2
 from nightshift.skills.v1 import resources_pb2 as skills_types
 from nightshift.skills.v1 import skills_service_pb2
-from nightshift_client.cli import words
+from nightshift_client.cli import gpu, words
 from nightshift_client.cli.app import build
 from tests.client.cli_plane import CommandPlane, plan
 from tests.client.plane import write_endpoints
@@ -114,7 +114,7 @@ def test_every_command_has_the_shared_options_and_a_help() -> None:
         lab promote|lab rollback|lab promotions|train start|train watch|train list|
         train pause|train resume|train cancel|
         train estimate|adapters list|activity|preemptions list|audit list|audit verify|lock|unlock|
-        credentials create|probes"""
+        credentials create|probes|gpu status"""
     assert {tuple(each.split()) for each in wanted.split("|")} <= set(found)
 
 
@@ -389,6 +389,36 @@ def test_ctrl_c_in_a_watch_leaves_the_job_alone(home: Path, plane: CommandPlane)
     assert process.returncode == 130
     assert "goes on" in errors
     assert [json.loads(line)["points"][0]["step"] for line in lines] == [1, 2, 3]
+
+
+def test_the_gpu_is_shown_with_everything_hidden_made_visible(nightshift: Run, plane: CommandPlane) -> None:
+    done = nightshift("gpu", "status", columns=120)
+    assert done.returncode == 0, done.stderr
+    assert hidden(done.stdout) == []
+    assert "90.0 GiB of 100.0 GiB in use (90 %), 10.0 GiB free" in done.stdout
+    assert "sd35 <U+202E>[bold]x[/]" in done.stdout
+    assert re.search(r"sounds +mmaudio +1\.0 GiB +now, by 2 +no", done.stdout)
+    assert re.search(r"qwen3:4b +ollama +1\.0 GiB +not told +yes", done.stdout)
+    assert re.search(r"gemma3:1b +ollama +1\.0 GiB +not loaded", done.stdout)
+    assert "! ollama: no answer <U+001B>[2J" in done.stdout
+    seen = json.loads(nightshift("gpu", "status", "--json").stdout)
+    assert seen["models"][1]["in_use"] == 2
+    assert seen["form"] == "GPU_HOST_FORM_NEW"
+
+
+def test_what_became_of_models_is_told_in_lines() -> None:
+    ref = {"backend": "text", "model": "m\u202e"}
+    unloaded = {"outcome": "UNLOAD_OUTCOME_UNLOADED", "model": ref, "freed_bytes": str(2**30)}
+    spared = {"outcome": "UNLOAD_OUTCOME_NONE_IDLE", "spared": [{"model": ref, "reason": "in use"}]}
+    assert gpu.told(unloaded) == ["unloaded m<U+202E> (text), 1.0 GiB freed"]
+    assert gpu.told(spared) == [
+        "none is idle; nothing unloaded",
+        "  spared m<U+202E> (text): in use",
+    ]
+    loaded = {"model": ref, "free_bytes": "7", "vram_bytes": "1024"}
+    assert gpu.told(loaded) == ["m<U+202E> (text) loaded, holds 1.0 KiB"]
+    assert gpu.told({**loaded, "already_loaded": True})[0].startswith("m<U+202E> (text) was loaded already")
+    assert gpu.told({"name": "proposals/1"}) == []
 
 
 def test_watching_a_training_into_a_pipe_gives_lines(nightshift: Run, plane: CommandPlane) -> None:

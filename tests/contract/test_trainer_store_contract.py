@@ -11,9 +11,12 @@ import sqlalchemy as sa
 
 from nightshift_kit.storage import Database, schema_differences
 from nightshift_kit.storage.migrations import migrate
+from nightshift_trainer.gpu_host.models import ModelRef
 from nightshift_trainer.records import Adapter, State, TrainingJob
 from nightshift_trainer.spec import fill
+from nightshift_trainer.store import gpu_intents
 from nightshift_trainer.store import jobs as store
+from nightshift_trainer.store.gpu_intents import Intent
 from nightshift_trainer.store.tables import metadata
 
 MIGRATIONS = "nightshift_trainer"
@@ -147,3 +150,15 @@ def test_an_adapter_is_registered_once(db: Database) -> None:
     db.write_sync(store.insert_adapter, adapter("a"))
     with pytest.raises(sa.exc.IntegrityError):
         db.write_sync(store.insert_adapter, adapter("a"))
+
+
+def test_an_intent_replaces_an_earlier_one_of_its_grant_and_goes(db: Database) -> None:
+    def intent(jti: str, model: str) -> Intent:
+        return Intent(jti, "unload", ModelRef("diffusers", model), "3.5", 2**40, "skillRuns/r", AT)
+
+    for stored in (intent("a", "first"), intent("b", "other"), intent("a", "größer/second")):
+        db.write_sync(gpu_intents.put, stored)
+    assert db.read_sync(gpu_intents.get, "a") == intent("a", "größer/second")
+    db.write_sync(gpu_intents.remove, "a")
+    assert db.read_sync(gpu_intents.get, "a") is None
+    assert db.read_sync(gpu_intents.get, "b") == intent("b", "other")

@@ -10,6 +10,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.rule import Rule
 from rich.text import Text
 
+from nightshift_client.cli import gpu
 from nightshift_client.cli.session import EXIT_FAILED, EXIT_USAGE, CommandFailed, Session, request_id
 from nightshift_client.cli.words import label, one_line, seconds_of, size, span, visible, visible_lines
 
@@ -116,11 +117,13 @@ def follow(session: Session, run: resources_pb2.SkillRun) -> resources_pb2.Skill
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=session.errors, transient=True, disable=not session.lively) as progress:
         task = progress.add_task(_doing(run))
+        told = _tell_results(session, run, 0)
         try:
             while state_of(run) not in ENDED | {"AWAITING_APPROVAL"}:
                 time.sleep(LOOK_INTERVAL_S)
                 run = session.call("skills", "GetSkillRun", messages.GetSkillRunRequest(name=run.name))
                 progress.update(task, description=_doing(run))
+                told = _tell_results(session, run, told)
         except KeyboardInterrupt:
             progress.stop()
             session.say(f"{run.name} goes on; look at it with: nightshift skills show-run {run.name}")
@@ -184,6 +187,16 @@ def _show_dry_run(session: Session, planned: Any) -> None:
         session.say(f"Nothing to do: {planned.nothing_to_do}")
     else:
         show_plan(session, planned.plan)
+
+
+def _tell_results(session: Session, run: resources_pb2.SkillRun, told: int) -> int:
+    """Says what calls that are done came to, where that is worth a line; how many are told by now."""
+    from google.protobuf.json_format import MessageToDict
+
+    for result in run.results[told:]:
+        for line in gpu.told(MessageToDict(result)):
+            session.say(line)
+    return max(told, len(run.results))
 
 
 def _doing(run: resources_pb2.SkillRun) -> str:
