@@ -30,7 +30,7 @@ from nightshift_trainer.gpu_host.choosing import Outcome, choose
 from nightshift_trainer.gpu_host.gpu_service import Health
 from nightshift_trainer.gpu_host.http import MAX_BODY_BYTES, strict_json
 from nightshift_trainer.gpu_host.models import Form, HostModel, ModelRef, Reading, in_order
-from nightshift_trainer.store import gpu_intents
+from nightshift_trainer.store.tables import gpu_intents
 from tests.support.platform_server import PAGE, Answer, Platform, platform_server
 from tests.trainer.conftest import Trainer, open_trainer
 
@@ -95,7 +95,7 @@ def kinds(trainer: Trainer) -> list[str]:
 
 def open_intents(trainer: Trainer) -> int:
     def count(connection: Any) -> int:
-        return len(connection.execute(gpu_intents.table.select()).all())
+        return len(connection.execute(gpu_intents.select()).all())
 
     return trainer.db.read_sync(count)
 
@@ -310,11 +310,13 @@ async def test_a_model_that_comes_into_use_after_the_look_is_spared(
 
 async def test_models_that_never_rest_are_left_alone(platform: Platform, tmp_path: Path) -> None:
     platform.gpu.load("text", "restless", vram_mb=90_000, last_used=1.0)
-    for moment in range(20):
-        platform.gpu.after(
-            VRAM,
-            lambda at=float(moment): platform.gpu.use("text", "restless", in_use=0, last_used=100.0 + at),
-        )
+    moments = iter(range(100, 200))
+
+    def use() -> None:
+        platform.gpu.use("text", "restless", in_use=0, last_used=float(next(moments)))
+
+    for _ in range(20):
+        platform.gpu.after(VRAM, use)
     async with trainer_beside(platform, tmp_path) as trainer:
         answer = await trainer.act("UnloadIdleModel", wish([ref("text", "restless")]))
     assert (answer.outcome, spared(answer)) == (NONE_IDLE, {"restless": "used meanwhile"})

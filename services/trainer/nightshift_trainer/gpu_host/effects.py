@@ -11,7 +11,7 @@ force has to come.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -292,7 +292,7 @@ class HostEffects:
         effect: Effect,
         kind: str,
         ref: ModelRef | None,
-        payload: dict[str, object],
+        payload: Mapping[str, object],
         answer: bytes,
         *,
         checked: bool = False,
@@ -318,7 +318,7 @@ class HostEffects:
         effect: Effect,
         kind: str,
         ref: ModelRef | None,
-        payload: dict[str, object],
+        payload: Mapping[str, object],
     ) -> None:
         about: dict[str, object] = {} if ref is None else {"backend": ref.backend, "model": ref.model}
         self._outbox.append(
