@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 TORCH := torch==2.13.0
 PYTEST := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
-SOURCES := libs services scripts tests benchmarks examples
+SOURCES := libs services scripts tests benchmarks examples models
 
 .PHONY: help
 help: ## This list
@@ -46,6 +46,10 @@ test-slow: setup ## The long tests: 5,000-run workshops, 20 exact resumes, 100 k
 .PHONY: chaos
 chaos: setup ## Kill services at random moments, long form (CHAOS_KILLS=1000 for more)
 	CHAOS_KILLS=$${CHAOS_KILLS:-300} $(PYTEST) tests/chaos --timeout 7200
+
+.PHONY: model
+model: setup ## Explore the models of the protocol, long form; prints counts and counterexamples
+	$(BIN)/python -m models --long
 
 .PHONY: check
 check: setup ## Lint, types, protos, drift of generated code
