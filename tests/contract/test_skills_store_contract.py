@@ -16,10 +16,11 @@ from nightshift_kit.storage import Database, schema_differences
 from nightshift_skills.activity import GenerationReport
 from nightshift_skills.approvals import Approval, ApprovalState
 from nightshift_skills.backoff import Backoff, BackoffRule
-from nightshift_skills.errors import ApprovalUnknown, SkillRunUnknown
+from nightshift_skills.errors import ApprovalUnknown, SkillRunUnknown, StandingApprovalUnknown
 from nightshift_skills.plans import Plan, PlannedCall
 from nightshift_skills.runs import Failure, Run, RunState
-from nightshift_skills.store import chain, decisions, plane, reports, tables
+from nightshift_skills.standing import Bound, Scope, StandingApproval, StandingState
+from nightshift_skills.store import chain, decisions, plane, reports, standing, tables
 from nightshift_skills.store.decisions import CallRecord, Rest
 from nightshift_skills.store.plane import Lock, Preemption
 
@@ -194,10 +195,82 @@ def test_lock_fence_and_backoff(db: Database) -> None:
 def test_preemptions_get_their_last_times_later(db: Database) -> None:
     begun = Preemption(new_id(), 7, "user", AT, AT, 1_000, skill_runs=("r1", "r2"))
     db.write_sync(plane.save_preemption, begun)
-    done = replace(begun, t2_ns=2, t3_ns=3, t4_ns=2**40, killed_count=1, confirmed=True)
+    done = replace(
+        begun,
+        t2_ns=2,
+        t3_ns=3,
+        t4_ns=2**40,
+        t5_ns=2**41,
+        t5_detail="NVML lists nö process.",
+        killed_count=1,
+        confirmed=True,
+        lapsed_services=("lab",),
+    )
     db.write_sync(plane.save_preemption, done)
     assert db.read_sync(plane.list_preemptions, "", 5) == [done]
     assert db.read_sync(plane.list_preemptions, begun.id, 5) == []
+
+
+def test_standing_approvals_keep_their_scope_and_state(db: Database) -> None:
+    scope = Scope(subjects=("thëmes/*",), bounds=(Bound(path="a.b", maximum=0.1, allowed=("x",)),))
+    given = StandingApproval(
+        id=new_id(),
+        skill="propose_config",
+        scope=scope,
+        policy_digest="a" * 64,
+        approver="spiffe://nightshift.local/person/admin/ada",
+        create_time=AT,
+        expire_time=AT + timedelta(days=7),
+        max_uses=3,
+        run=new_id(),
+    )
+    armed = replace(given, id=new_id(), skill="rollback", promotion="promotions/1")
+    for one in (given, armed):
+        db.write_sync(standing.save_standing, one)
+    assert db.read_sync(standing.get_standing, given.id) == given
+    assert db.read_sync(standing.active_standing) == [given, armed]
+    assert db.read_sync(standing.active_standing, "propose_config", "") == [given]
+    assert db.read_sync(standing.active_standing, "rollback", "promotions/1") == [armed]
+    ended = given.ended(StandingState.REVOKED, AT, "me", "why")
+    db.write_sync(standing.save_standing, ended)
+    assert db.read_sync(standing.active_standing) == [armed]
+    assert db.read_sync(standing.list_standing, StandingState.REVOKED, "", 5) == [ended]
+    assert db.read_sync(standing.list_standing, None, armed.id, 5) == [ended]
+    with pytest.raises(StandingApprovalUnknown):
+        db.read_sync(standing.get_standing, "none")
+    run = db.write_sync(decisions.save_run, new_run(standing=given.id, state=RunState.QUEUED))
+    assert db.read_sync(standing.runs_under, given.id) == [run]
+
+
+def test_only_runs_that_a_person_approved_prove_a_skill(db: Database) -> None:
+    def done(decider: str, state: ApprovalState = ApprovalState.APPROVED, **changes: object) -> None:
+        run = new_run(state=RunState.SUCCEEDED, end_time=AT, **changes)
+        approval = new_approval(run, state=state, decider=decider)
+        db.write_sync(decisions.save_run, replace(run, approval=approval.id))
+        db.write_sync(decisions.save_approval, approval)
+
+    done("spiffe://nightshift.local/person/approver/ada")
+    done("service/skills")
+    done("spiffe://nightshift.local/person/approver/ada", ApprovalState.DENIED)
+    done("spiffe://nightshift.local/person/approver/ada", skill="rollback")
+    db.write_sync(decisions.save_run, new_run(state=RunState.SUCCEEDED, end_time=AT, standing=new_id()))
+    assert db.read_sync(decisions.proven_runs, "propose_config") == 1
+
+
+def test_runs_name_their_preemptions_oldest_first(db: Database) -> None:
+    saved = [
+        db.write_sync(lambda c, p=p: plane.save_preemption(c, p) or p)
+        for p in (
+            Preemption(
+                new_id(), number, "user", AT, None, 1, skill_runs=("r1",) if number % 2 else ("r1", "r2")
+            )
+            for number in range(25)
+        )
+    ]
+    found = db.read_sync(plane.preemptions_of, ["r1", "r2", "r3"])
+    assert found["r1"] == saved[-plane.PREEMPTIONS_TOLD :]
+    assert found["r2"] == saved[::2]
+    assert "r3" not in found
 
 
 def test_the_sealed_chain_goes_on_where_it_stopped(db: Database) -> None:

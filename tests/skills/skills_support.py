@@ -19,10 +19,10 @@ from nightshift.skills.v1 import skills_service_pb2 as pb
 from nightshift.skills.v1 import skills_service_pb2_grpc as pb_grpc
 from nightshift_kit.canonical import canonical_json
 from nightshift_kit.rpc.channels import RichError, channel_to, decode_error
-from nightshift_kit.rpc.serve import serve
+from nightshift_kit.rpc.serve import Wiring, serve
 from nightshift_kit.rpc.tls import create_credential, ensure_home, load_credential
 from nightshift_kit.settings import PlaneSettings
-from nightshift_skills.__main__ import wire
+from nightshift_skills.__main__ import assemble
 from tests.skills.stand_ins import Surroundings, surroundings
 
 ENDED = {
@@ -80,6 +80,8 @@ class Plane:
     settings: dict[str, Any]
     # Real services that take a stand-in's place: name → main and control port.
     instead: dict[str, tuple[int, int]] = field(default_factory=dict)
+    # The entry for guardrails, of the service that runs now.
+    guardrail: Any = None
     _task: asyncio.Task[None] | None = None
     _stopped: asyncio.Event = field(default_factory=asyncio.Event)
     _channels: dict[tuple[str, bool], grpc.aio.Channel] = field(default_factory=dict)
@@ -99,6 +101,10 @@ class Plane:
     async def start(self) -> None:
         self.write_settings()
         self._stopped = asyncio.Event()
+
+        async def wire(wiring: Wiring) -> None:
+            self.guardrail = await assemble(wiring)
+
         self._task = asyncio.create_task(serve("skills", self.plane_settings, wire, stopped=self._stopped))
         ready = asyncio.ensure_future(
             self.stub().GetLock(pb.GetLockRequest(), timeout=20, wait_for_ready=True)

@@ -22,6 +22,7 @@ from nightshift.skills.v1 import skills_service_pb2 as pb
 from nightshift_kit.rpc.channels import channel_to, decode_error
 from nightshift_kit.rpc.tls import ensure_home, load_credential
 from nightshift_kit.settings import PlaneSettings
+from nightshift_skills.errors import NotArmed
 from tests.skills.skills_support import FAST, Plane, eventually, free_port_base
 from tests.skills.stand_ins import surroundings
 
@@ -101,6 +102,19 @@ async def test_a_theme_becomes_a_config_and_goes_again_without_a_trace(tmp_path:
             again = await plane.run("rollback", {"promotion": back.results[0]["name"]})
             assert again.state == SUCCEEDED, again
             assert len(tree(platform)) == len(before) + 1
+            off = await plane.run("rollback", {"promotion": again.results[0]["name"]})
+            assert off.state == SUCCEEDED, off
+            # Armed with the promotion, executed when a guardrail falls, once.
+            armed = await plane.run("promote_config", {"proposal": proposal, "rollback_on_guardrail": True})
+            assert armed.state == SUCCEEDED, armed
+            promotion = str(armed.results[0]["name"])
+            fallen = await plane.until(f"skillRuns/{(await plane.guardrail.execute(promotion)).id}")
+            assert fallen.state == SUCCEEDED, fallen
+            assert fallen.standing_approval.startswith("standingApprovals/")
+            assert fallen.initiator == "trigger:guardrail"
+            assert tree(platform) == before
+            with pytest.raises(NotArmed):
+                await plane.guardrail.execute(promotion)
             report = await eventually(
                 lambda: plane.call("VerifyAudit", pb.VerifyAuditRequest()),
                 lambda found: not found.unsealed_count and not found.unreachable and found.checkpoint_count,

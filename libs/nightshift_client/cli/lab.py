@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -130,13 +130,21 @@ def promote(
     path: Annotated[
         str, typer.Option("--path", help="Below the platform's root; left out: production's folder.")
     ] = "",
+    rollback_on_guardrail: Annotated[
+        bool,
+        typer.Option("--rollback-on-guardrail", help="Arm its one rollback, should a guardrail fall."),
+    ] = False,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
     comment: CommentOption = "",
     no_wait: NoWaitOption = False,
 ) -> None:
     """Write a validated proposal into production's folder, atomically and reversibly."""
-    parameters = {"proposal": named("proposals", proposal), **({"path": path} if path else {})}
+    parameters: dict[str, Any] = {"proposal": named("proposals", proposal)}
+    if path:
+        parameters["path"] = path
+    if rollback_on_guardrail:
+        parameters["rollback_on_guardrail"] = True
     act(session, "promote_config", parameters, yes=yes, dry_run=dry_run, comment=comment, no_wait=no_wait)
 
 

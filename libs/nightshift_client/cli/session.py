@@ -135,8 +135,16 @@ class Session:
             self._channels[service] = open_channel(endpoint.address, service, *credential)
         return self._channels[service]
 
-    def call(self, service: str, method: str, request: Message, *, timeout_s: float | None = None) -> Any:
-        """Calls a unary method of a service.
+    def call(
+        self,
+        service: str,
+        method: str,
+        request: Message,
+        *,
+        timeout_s: float | None = None,
+        stub: str = "",
+    ) -> Any:
+        """Calls a unary method of a service; `stub` names a further gRPC service of it.
 
         Raises:
             CommandFailed: where it is refused or nobody answers.
@@ -145,9 +153,9 @@ class Session:
 
         from nightshift_client.cli.failures import failure
 
-        stub = getattr(_stub(service, self.channel(service)), method)
+        unary = getattr(_stub(stub or service, self.channel(service)), method)
         try:
-            return stub(request, timeout=self.timeout_s or timeout_s or DEFAULT_TIMEOUT_S)
+            return unary(request, timeout=self.timeout_s or timeout_s or DEFAULT_TIMEOUT_S)
         except grpc.RpcError as error:
             raise failure(error, service) from error
 
@@ -332,6 +340,10 @@ def _stub(service: str, channel: grpc.Channel) -> Any:
         from nightshift.skills.v1 import skills_service_pb2_grpc
 
         return skills_service_pb2_grpc.SkillsServiceStub(channel)
+    if service == "AutonomyService":
+        from nightshift.skills.v1 import autonomy_service_pb2_grpc
+
+        return autonomy_service_pb2_grpc.AutonomyServiceStub(channel)
     if service == "lab":
         from nightshift.lab.v1 import lab_service_pb2_grpc
 

@@ -10,19 +10,27 @@ from pathlib import Path
 import grpc
 from prometheus_client import Counter
 
-from nightshift.skills.v1 import control_service_pb2_grpc, skills_service_pb2_grpc
+from nightshift.skills.v1 import (
+    autonomy_service_pb2_grpc,
+    control_service_pb2_grpc,
+    skills_service_pb2_grpc,
+)
 from nightshift_kit.audit import Outbox
 from nightshift_kit.audit.checkpoint_copy import CheckpointCopy
 from nightshift_kit.audit.checkpoints import Checkpoints
-from nightshift_kit.grants import GrantMinter
+from nightshift_kit.grants import FenceGate, GrantMinter, GrantVerifier
 from nightshift_kit.ids import new_id
 from nightshift_kit.rpc.channels import channel_to, credential_for
+from nightshift_kit.rpc.guard import Authority
 from nightshift_kit.rpc.identity import identity_of_certificate
 from nightshift_kit.rpc.serve import Wiring, run
+from nightshift_kit.rpc.stop import StopHub
 from nightshift_kit.rpc.tls import load_private_key, load_public_key
 from nightshift_kit.settings import service_settings
 from nightshift_kit.storage import Database
 from nightshift_skills.activity import ActivityRelay
+from nightshift_skills.arming import Arming, GuardrailRollback
+from nightshift_skills.autonomy import Autonomy
 from nightshift_skills.backoff import BackoffRule
 from nightshift_skills.books import Books
 from nightshift_skills.catalogue import BUILT_IN
@@ -40,7 +48,9 @@ from nightshift_skills.preemption import Preemptor
 from nightshift_skills.preemption_log import PreemptionLog
 from nightshift_skills.progress import Progress
 from nightshift_skills.proposals import ApprovalRule, Proposals
+from nightshift_skills.readiness import Readiness
 from nightshift_skills.registry import Registry
+from nightshift_skills.rpc.autonomy_servicer import AutonomyServicer
 from nightshift_skills.rpc.clients import (
     ActingClient,
     ExperienceClient,
@@ -56,6 +66,7 @@ from nightshift_skills.rpc.skills_servicer import SkillsServicer
 from nightshift_skills.scheduler import Pace, Scheduler
 from nightshift_skills.sealer import Sealer
 from nightshift_skills.skill import Limits
+from nightshift_skills.standing import policy_digest
 from nightshift_skills.stop_thread import StopThread
 from nightshift_skills.stops import Leases, Stops
 from nightshift_skills.store import plane
@@ -66,6 +77,11 @@ _SERVICES = ("monitor", *ACTING_SERVICES)
 
 async def wire(wiring: Wiring) -> None:
     """Makes everything and starts what must run before the first call is served."""
+    await assemble(wiring)
+
+
+async def assemble(wiring: Wiring) -> GuardrailRollback:
+    """As `wire`; gives the entry by which a guardrail that fell executes an armed rollback."""
     settings = service_settings(SkillsSettings, "skills", wiring.settings)
     # Refused settings (a loosened tier) must keep the service from starting at all.
     registry = Registry(BUILT_IN, tiers=settings.tiers, cooldowns_s=settings.cooldowns_s)
@@ -79,7 +95,8 @@ async def wire(wiring: Wiring) -> None:
         port = wiring.settings.control_port(service) if control else wiring.settings.port(service)
         return channel_to(told.get(service, f"127.0.0.1:{port}"), service, credential)
 
-    mains = {service: dial(service, control=False) for service in _SERVICES}
+    # Skills asks itself, too: set_autonomy has its effect here, under a grant like any other.
+    mains = {service: dial(service, control=False) for service in (*_SERVICES, "skills")}
     controls = {service: dial(service, control=True) for service in ACTING_SERVICES}
     wiring.on_stop(lambda: close_all([*mains.values(), *controls.values()]))
 
@@ -87,7 +104,11 @@ async def wire(wiring: Wiring) -> None:
     reserved_to = await db.read(plane.get_reserved_fence)
     fences = await asyncio.to_thread(Fences, partial(db.write_sync, plane.save_reserved_fence), reserved_to)
     gate = Gate(lambda: fences.current, fences.raise_one)
-    progress = Progress(books, failed_rest_s=settings.failed_rest_s)
+    progress = Progress(
+        books,
+        failed_rest_s=settings.failed_rest_s,
+        on_answered=lambda *answered: arming.answered(*answered),
+    )
     await progress.orphaned()
     if (await db.read(plane.get_lock)).engaged:
         gate.restore_lock()
@@ -142,20 +163,44 @@ async def wire(wiring: Wiring) -> None:
         vram_high_percent=settings.vram_high_percent,
         vram_target_percent=settings.vram_target_percent,
     )
-    planner = Planner(
-        registry=registry, books=books, experience=experience, lab=lab, trainer=trainer, limits=limits
+    approval_rule = ApprovalRule(
+        ttl_s=settings.approval_ttl_s,
+        two_person=settings.two_person,
+        denied_rest_s=settings.denied_rest_s,
+        per_hour=settings.approval_requests_per_hour,
+        max_pending=settings.max_pending_approvals,
     )
-    proposals = Proposals(
-        books,
-        ApprovalRule(
-            ttl_s=settings.approval_ttl_s,
-            two_person=settings.two_person,
-            denied_rest_s=settings.denied_rest_s,
-            per_hour=settings.approval_requests_per_hour,
-            max_pending=settings.max_pending_approvals,
+    autonomy = Autonomy(
+        books=books,
+        registry=registry,
+        gate=gate,
+        readiness=Readiness(
+            books=books,
+            gate=gate,
+            monitor=monitor,
+            verify=lambda: sealer.verify(),
+            min_runs=settings.autonomy_min_runs,
         ),
-        lambda skill: registry.get(skill).cooldown_s,
+        policy_digest=policy_digest(registry, limits, approval_rule, settings.max_background_runs),
     )
+    # Ends what was approved under another policy, before anything can cite it.
+    await autonomy.look()
+    arming = Arming(books, autonomy)
+
+    async def delegation(skill: str) -> str:
+        await autonomy.require_ready(skill)
+        return autonomy.policy_digest
+
+    planner = Planner(
+        registry=registry,
+        books=books,
+        experience=experience,
+        lab=lab,
+        trainer=trainer,
+        limits=limits,
+        delegation=delegation,
+    )
+    proposals = Proposals(books, approval_rule, lambda skill: registry.get(skill).cooldown_s)
     acting = ActingClient(mains.__getitem__)
     granting = Granting(
         GrantMinter(load_private_key(wiring.settings, "grant"), wiring.clock),
@@ -192,6 +237,7 @@ async def wire(wiring: Wiring) -> None:
         experience=experience,
         trainer=trainer,
         health=HealthCheck(registry, planner, progress, books, acting),
+        autonomy=autonomy,
     )
     desk = Desk(
         registry=registry,
@@ -204,6 +250,7 @@ async def wire(wiring: Wiring) -> None:
         books=books,
         stop_run=lambda run_id: stop_thread.call(preemptor.stop_run(run_id)),
     )
+    autonomy.cancel = lambda run_id, by: desk.cancel(run_id, initiator=by)
     lockdown = Lockdown(books, gate, preemptor, scheduler.poke)
     copy_failed = Counter(
         "nightshift_checkpoint_copy_failed",
@@ -249,6 +296,16 @@ async def wire(wiring: Wiring) -> None:
         servicer,
         "nightshift.skills.v1.SkillsService",
     )
+    wiring.authority = Authority(
+        GrantVerifier(load_public_key(wiring.settings, "grant"), "skills", wiring.clock),
+        grant_gate := FenceGate(db, wiring.clock),
+        StopHub(grant_gate, wiring.clock),
+    )
+    wiring.add(
+        autonomy_service_pb2_grpc.add_AutonomyServiceServicer_to_server,
+        AutonomyServicer(autonomy, books),
+        "nightshift.skills.v1.AutonomyService",
+    )
     wiring.add_control(
         control_service_pb2_grpc.add_ControlServiceServicer_to_server,
         ControlServicer(preemptor, lockdown),
@@ -258,6 +315,14 @@ async def wire(wiring: Wiring) -> None:
     wiring.spawn("scheduler", scheduler.run)
     wiring.spawn("monitor watch", scheduler.watch_monitor)
     wiring.spawn("sealer", sealer.run)
+    return GuardrailRollback(
+        autonomy=autonomy,
+        registry=registry,
+        planner=planner,
+        proposals=proposals,
+        executor=executor,
+        gate=gate,
+    )
 
 
 async def _stop_port(dial: object, thread: StopThread) -> StopClient:

@@ -85,6 +85,11 @@ def by_person(initiator: str) -> bool:
     return "/person/" in initiator
 
 
+def is_admin(actor: str) -> bool:
+    """Whether a SPIFFE id, or its short form, is an admin's."""
+    return actor.removeprefix("spiffe://nightshift.local/").startswith("person/admin/")
+
+
 def same_person(one: str, other: str) -> bool:
     """Whether two SPIFFE ids name one person: somebody with two roles is not two persons."""
     return _without_role(one) == _without_role(other)

@@ -39,6 +39,7 @@ class SkillsSettings(ServiceSettings):
         checkpoint_interval_s: Least time between two signed checkpoints of the audit chain.
         checkpoint_copy: A second place for the checkpoints, on another disk or host: a file, or a folder that
             is there; "" for none.
+        autonomy_min_runs: Successful runs, each approved by a person, before a skill can be delegated.
         addresses, control_addresses: Service → host:port, where it is not at this host's usual port.
     """
 
@@ -68,6 +69,7 @@ class SkillsSettings(ServiceSettings):
     call_retry_s: float = Field(default=30.0, ge=0)
     checkpoint_interval_s: float = Field(default=10.0, ge=0)
     checkpoint_copy: str = ""
+    autonomy_min_runs: int = Field(default=10, ge=1)
     addresses: dict[str, str] = Field(default_factory=dict)
     control_addresses: dict[str, str] = Field(default_factory=dict)
 

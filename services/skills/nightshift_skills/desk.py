@@ -9,9 +9,9 @@ from typing import Any
 from nightshift_kit.canonical import digest_json
 from nightshift_kit.errors import GlobalLock, NightshiftError
 from nightshift_kit.grants import Tier
-from nightshift_skills.approvals import Approval
+from nightshift_skills.approvals import Approval, is_admin
 from nightshift_skills.books import Books
-from nightshift_skills.errors import Cooldown, PlanChanged, SkillRunEnded, UserActive
+from nightshift_skills.errors import AdminRequired, Cooldown, PlanChanged, SkillRunEnded, UserActive
 from nightshift_skills.executor import Executor
 from nightshift_skills.gate import Gate
 from nightshift_skills.planner import Planner
@@ -86,6 +86,8 @@ class Desk:
             SelfApproval, RequestIdReused; Upstream where a service that has to be asked refuses.
         """
         skill = self._registry.get(name)
+        if skill.admin_only and not is_admin(initiator):
+            raise AdminRequired(f"{skill.name} takes the role admin.", metadata={"caller": initiator})
         asked = {"skill": name, "parameters": dict(parameters), "plan": plan_digest, "by": initiator}
         request = Request(request_id, digest_json(asked) if request_id else "")
         earlier = await self._proposals.earlier(request)

@@ -2,10 +2,13 @@
 
 NightshiftError
 ├── SkillUnknown, SkillRunUnknown, ApprovalUnknown, PreemptionUnknown    NOT_FOUND
+├── StandingApprovalUnknown                                              NOT_FOUND
 ├── ParametersInvalid                                                    INVALID_ARGUMENT
 ├── PlanChanged, ApprovalDecided, ApprovalExpired                        FAILED_PRECONDITION
 ├── SkillModified, SkillRunEnded, SkillRunTransition, Cooldown           FAILED_PRECONDITION
-├── SelfApproval, TierLoosened                                           PERMISSION_DENIED
+├── NotReady, PolicyChanged, NotArmed, AutonomyBySkill                   FAILED_PRECONDITION
+├── StandingApprovalEnded, StandingScopeExceeded                         FAILED_PRECONDITION
+├── SelfApproval, TierLoosened, AdminRequired, NotDelegable              PERMISSION_DENIED
 ├── UserActive                                                           UNAVAILABLE
 ├── ApprovalRate                                                         RESOURCE_EXHAUSTED
 ├── SeqGone                                                              OUT_OF_RANGE
@@ -39,6 +42,69 @@ class ApprovalUnknown(NightshiftError):
 
     code = Code.NOT_FOUND
     reason = "APPROVAL_UNKNOWN"
+
+
+class StandingApprovalUnknown(NightshiftError):
+    """No such standing approval."""
+
+    code = Code.NOT_FOUND
+    reason = "STANDING_APPROVAL_UNKNOWN"
+
+
+class NotReady(NightshiftError):
+    """A fact without which nothing is delegated is missing; metadata names each."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "NOT_READY"
+
+
+class PolicyChanged(NightshiftError):
+    """The policy is not the one that was shown."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "POLICY_CHANGED"
+
+
+class NotArmed(NightshiftError):
+    """No armed rollback is in force."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "NOT_ARMED"
+
+
+class AutonomyBySkill(NightshiftError):
+    """More autonomy is given through the skill set_autonomy alone."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "AUTONOMY_BY_SKILL"
+
+
+class StandingApprovalEnded(NightshiftError):
+    """The standing approval is not in force any more."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "STANDING_APPROVAL_ENDED"
+
+
+class StandingScopeExceeded(NightshiftError):
+    """The plan goes beyond what was approved in advance."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "STANDING_SCOPE"
+
+
+class AdminRequired(NightshiftError):
+    """The command takes an admin."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "ROLE_INSUFFICIENT"
+
+
+class NotDelegable(NightshiftError):
+    """The skill always asks a person."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "NOT_DELEGABLE"
 
 
 class ParametersInvalid(NightshiftError):

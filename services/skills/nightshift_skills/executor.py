@@ -205,7 +205,7 @@ class Executor:
         """What an error of another service means for a run."""
         if live.cause or error.reason == "PREEMPTED":
             return _Over(RunState.PREEMPTED, "Stopped for a user; goes on after quiet.")
-        if error.outcome_unknown and run.approval:
+        if error.outcome_unknown and run.approved:
             # An approved effect is never given up for a service that is away.
             return _Over(
                 RunState.INTERRUPTED,

@@ -55,7 +55,7 @@ class Granting:
             audience=audience_of(call.method),
             thumbprint=self._thumbprint,
             initiator=run.initiator,
-            approval=f"approvals/{run.approval}",
+            approval=f"standingApprovals/{run.standing}" if run.standing else f"approvals/{run.approval}",
             arguments_digest=call.arguments_digest,
             on_purpose=run.on_purpose,
             jti=call.jti,

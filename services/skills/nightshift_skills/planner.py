@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -34,7 +34,10 @@ class Planner:
         lab: LabPort,
         trainer: TrainerPort,
         limits: Limits,
+        delegation: Callable[[str], Awaitable[str]] | None = None,
     ) -> None:
+        """Args: `delegation` gives the policy's digest for a skill that may be delegated now."""
+        self._delegation = delegation
         self._registry = registry
         self._books = books
         self._experience = experience
@@ -75,6 +78,7 @@ class Planner:
             now=self._books.clock.now(),
             resting=resting,
             about=about,
+            delegation=self._delegation,
         )
         plan = await skill.plan(context, checked)
         if isinstance(plan, Plan):

@@ -28,6 +28,10 @@ class MonitorPort(Protocol):
         """Whether the machine is idle, and why."""
         ...
 
+    async def get_status(self) -> monitor_types.Status:
+        """Probes, GPUs, incidents, idleness."""
+        ...
+
     def watch_status(self) -> AsyncIterator[monitor_pb.WatchStatusResponse]:
         """The state first, then each change."""
         ...

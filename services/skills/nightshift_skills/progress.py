@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -14,16 +14,24 @@ from nightshift_skills.plans import Plan
 from nightshift_skills.runs import WAITING, Failure, Run, RunState
 from nightshift_skills.store import decisions
 from nightshift_skills.store.decisions import CallRecord, Rest
+from nightshift_skills.store.standing import get_standing
 
+OnAnswered = Callable[[sa.Connection, Run, CallRecord, Mapping[str, Any]], None]
 ACTOR = "service/skills"
 
 
 class Progress:
     """Writes down how runs fare."""
 
-    def __init__(self, books: Books, *, failed_rest_s: float) -> None:
-        """Args: the store, and how long triggers leave a subject alone after a failure."""
+    def __init__(
+        self, books: Books, *, failed_rest_s: float, on_answered: OnAnswered = lambda *_: None
+    ) -> None:
+        """Args: the store, how long triggers leave a subject alone after a failure, and who hears of answers.
+
+        `on_answered` is called in the transaction that stores the answer to a single-use call.
+        """
         self._books = books
+        self._on_answered = on_answered
         self._failed_rest_s = failed_rest_s
 
     async def get(self, run_id: str) -> Run:
@@ -114,7 +122,11 @@ class Progress:
         return run
 
     def _begin_call(self, connection: sa.Connection, run: Run, call: CallRecord, fence: int) -> None:
-        decisions.begin_call(connection, call, self._books.clock.now())
+        now = self._books.clock.now()
+        if run.standing:
+            # Read here, in the very transaction: who takes it back stops each call that has not begun.
+            get_standing(connection, run.standing).check_goes_on(now)
+        decisions.begin_call(connection, call, now)
         self._books.event(
             connection,
             "grant.minted",
@@ -124,6 +136,7 @@ class Progress:
             method=call.method,
             arguments_digest=call.arguments_digest,
             fence=fence,
+            **({"standing_approval": f"standingApprovals/{run.standing}"} if run.standing else {}),
         )
 
     def _answered(
@@ -132,7 +145,9 @@ class Progress:
         decisions.settle_call(connection, call, self._books.clock.now(), answer=answer)
         run = decisions.get_run(connection, run_id)
         run = replace(run, done_calls=run.done_calls + 1, results=(*run.results, answer), job=job or run.job)
-        return decisions.save_run(connection, run)
+        run = decisions.save_run(connection, run)
+        self._on_answered(connection, run, call, answer)
+        return run
 
     def _noted(self, connection: sa.Connection, run_id: str, answer: Mapping[str, Any]) -> Run:
         run = decisions.get_run(connection, run_id)
@@ -215,7 +230,7 @@ class Progress:
 
     def _interrupted(self, run: Run) -> Run:
         now = self._books.clock.now()
-        if run.approval:
+        if run.approved:
             return run.moved(
                 RunState.INTERRUPTED,
                 now,

@@ -19,6 +19,8 @@ from nightshift_skills.skill import Skill
 from nightshift_skills.store import decisions
 
 _HOUR = timedelta(hours=1)
+# Counts one use of a standing approval for a plan, in the caller's transaction, or refuses it.
+UseStanding = Callable[[sa.Connection, str, Plan], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,14 @@ class Proposals:
     async def start_unasked(self, wish: Wish) -> Run:
         """A run of an AUTO skill, at work from the beginning."""
         return await self._books.change(self._start_unasked, wish)
+
+    async def start_standing(self, wish: Wish, standing: str, use: UseStanding) -> Run:
+        """A run under a standing approval, whose use is counted in the same transaction.
+
+        Raises:
+            StandingApprovalEnded, StandingScopeExceeded.
+        """
+        return await self._books.change(self._start_standing, wish, standing, use)
 
     async def nothing(self, wish: Wish, reason: str) -> Run:
         """Keeps that there was nothing to do for a person's wish."""
@@ -238,6 +248,26 @@ class Proposals:
             plan_digest=wish.plan.digest,
         )
         self._note(connection, wish.request, run.id)
+        return run
+
+    def _start_standing(self, connection: sa.Connection, wish: Wish, standing: str, use: UseStanding) -> Run:
+        use(connection, standing, wish.plan)
+        run = replace(
+            self._new_run(wish),
+            state=RunState.QUEUED,
+            standing=standing,
+            outcome="Approved in advance; starts when nothing stands in its way.",
+        )
+        run = decisions.save_run(connection, run)
+        self._books.event(
+            connection,
+            "autonomy.used",
+            wish.initiator,
+            f"standingApprovals/{standing}",
+            run=f"skillRuns/{run.id}",
+            skill=wish.skill.name,
+            plan_digest=wish.plan.digest,
+        )
         return run
 
     def _nothing(self, connection: sa.Connection, wish: Wish, reason: str) -> Run:

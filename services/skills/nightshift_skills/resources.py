@@ -57,6 +57,13 @@ class ApprovalName(_Name):
     collection = "approvals"
 
 
+class StandingApprovalName(_Name):
+    """standingApprovals/{standing_approval}."""
+
+    __slots__ = ()
+    collection = "standingApprovals"
+
+
 class PreemptionName(_Name):
     """preemptions/{preemption}."""
 

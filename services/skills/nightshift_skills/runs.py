@@ -94,7 +94,13 @@ class Run:
     preemption_count: int = 0
     job: str = ""
     held: bool = False
+    standing: str = ""
     seq: int = 0
+
+    @property
+    def approved(self) -> bool:
+        """Whether a person allowed it: this very plan, or its like in advance."""
+        return bool(self.approval or self.standing)
 
     @property
     def ended(self) -> bool:

@@ -14,6 +14,7 @@ from nightshift.monitor.v1 import resources_pb2 as monitor_types
 from nightshift_kit.errors import NightshiftError
 from nightshift_kit.grants import Tier
 from nightshift_skills import schedule
+from nightshift_skills.autonomy import Autonomy
 from nightshift_skills.books import Books
 from nightshift_skills.executor import Executor
 from nightshift_skills.gate import Gate
@@ -70,7 +71,9 @@ class Scheduler:
         experience: ExperiencePort,
         trainer: TrainerPort,
         health: HealthCheck,
+        autonomy: Autonomy,
     ) -> None:
+        self._autonomy = autonomy
         self._pace = pace
         self._limits = limits
         self._registry = registry
@@ -131,6 +134,7 @@ class Scheduler:
         if tick:
             await self._health.check(locked=self._gate.locked)
             await self._proposals.expire()
+            await self._autonomy.look()
             await self._adopt_strays()
         await self._continue_on_purpose()
         situation = await self.reconsider()
@@ -316,6 +320,10 @@ class Scheduler:
             if rest is not None or not self._gate.is_open:
                 return 0
             wish = Wish(skill, plan, {}, "trigger:idle")
+            standing = await self._autonomy.covering(plan) if skill.tier is Tier.CONFIRM else None
+            if standing is not None:
+                run = await self._proposals.start_standing(wish, standing.id, self._autonomy.use)
+                return int(await self._start(run))
             if skill.tier is not Tier.AUTO:
                 await self._proposals.propose(wish)
                 return 0

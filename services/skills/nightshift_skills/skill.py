@@ -48,6 +48,8 @@ class PlanContext:
     now: datetime
     resting: Callable[[str], Awaitable[datetime | None]]
     about: str = ""
+    # For set_autonomy: digest of the policy, once a skill (its name) is found ready to be delegated.
+    delegation: Callable[[str], Awaitable[str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class Skill:
         on_purpose: Its runs are a person's own doing, which users do not pre-empt. Stays as built in where
             the
             settings tighten the tier: work of a CONFIRM skill makes room for users whoever starts it.
+        admin_only: Only an admin may command it.
+        delegable: A standing approval may cover it: nothing of it reaches users without another decision.
         shown_answer: What of a call's answer is kept with the run (user text is left out).
     """
 
@@ -100,6 +104,8 @@ class Skill:
     call_timeout_s: float = 30.0
     follows_job: bool = False
     on_purpose: bool = False
+    admin_only: bool = False
+    delegable: bool = False
     shown_answer: Callable[[dict[str, Any]], dict[str, Any]] = field(default=lambda answer: answer)
 
     @property

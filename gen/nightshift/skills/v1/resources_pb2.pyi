@@ -374,6 +374,7 @@ class SkillRun(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     PREEMPTION_COUNT_FIELD_NUMBER: _builtins.int
     PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    STANDING_APPROVAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name. Format: "skillRuns/{skill_run}"."""
     skill: _builtins.str
@@ -392,6 +393,10 @@ class SkillRun(_message.Message):
     """What came of it, in one sentence."""
     preemption_count: _builtins.int
     """How often a user's arrival stopped it."""
+    standing_approval: _builtins.str
+    """Standing approval that allows it; "" where a person approved the very plan. Format:
+    "standingApprovals/{standing_approval}".
+    """
     @_builtins.property
     def plan(self) -> Global___Plan:
         """The plan that is executed."""
@@ -439,10 +444,11 @@ class SkillRun(_message.Message):
         failure: _error_pb2.Failure | None = ...,
         preemption_count: _builtins.int = ...,
         preemptions: _abc.Iterable[Global___Preemption] | None = ...,
+        standing_approval: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "plan", b"plan", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "create_time", b"create_time", "done_calls", b"done_calls", "end_time", b"end_time", "failure", b"failure", "initiator", b"initiator", "name", b"name", "on_purpose", b"on_purpose", "outcome", b"outcome", "plan", b"plan", "preemption_count", b"preemption_count", "preemptions", b"preemptions", "results", b"results", "skill", b"skill", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "create_time", b"create_time", "done_calls", b"done_calls", "end_time", b"end_time", "failure", b"failure", "initiator", b"initiator", "name", b"name", "on_purpose", b"on_purpose", "outcome", b"outcome", "plan", b"plan", "preemption_count", b"preemption_count", "preemptions", b"preemptions", "results", b"results", "skill", b"skill", "standing_approval", b"standing_approval", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,6 +14,7 @@ from nightshift_skills.catalogue import (
     reject_proposal,
     resume_training,
     rollback,
+    set_autonomy,
     train_adapter,
 )
 from nightshift_skills.skill import Skill
@@ -31,6 +32,7 @@ BUILT_IN: tuple[Skill, ...] = (
     resume_training.SKILL,
     promote_config.SKILL,
     rollback.SKILL,
+    set_autonomy.SKILL,
     reject_proposal.SKILL,
     pause_training.SKILL,
     cancel_training.SKILL,

@@ -10,6 +10,8 @@ from nightshift_skills.plans import NothingToDo, Plan, PlannedCall, Reversibilit
 from nightshift_skills.skill import Parameters, PlanContext, Skill
 
 METHOD = "/nightshift.lab.v1.LabService/PromoteProposal"
+# Limit of a plan that arms the rollback of its promotion: for how many seconds.
+ARMED_LIMIT = "rollback_on_guardrail.armed_s"
 
 
 class PromoteParameters(Parameters):
@@ -17,6 +19,9 @@ class PromoteParameters(Parameters):
 
     proposal: str = Field(pattern=r"^proposals/[^/]+$")
     path: str = ""
+    # Arms the one rollback of this promotion, should a guardrail fall within so many days.
+    rollback_on_guardrail: bool = False
+    armed_days: float = Field(default=14.0, gt=0, le=90, allow_inf_nan=False)
 
 
 async def plan(context: PlanContext, parameters: PromoteParameters) -> Plan | NothingToDo:
@@ -30,12 +35,16 @@ async def plan(context: PlanContext, parameters: PromoteParameters) -> Plan | No
         path=parameters.path,
     )
     where = parameters.path or "production's folder"
+    armed = parameters.rollback_on_guardrail
+    days = f"{parameters.armed_days:g}"
     return Plan(
         skill="skills/promote_config",
         subject=proposal.name,
-        summary=f"Write config {proposal.config_id} into {where}.",
+        summary=f"Write config {proposal.config_id} into {where}."
+        + (f" Its rollback is armed for {days} days, should a guardrail fall." if armed else ""),
         calls=(PlannedCall.of(METHOD, request),),
         base_versions=versions({proposal.name: proposal.etag, "content": proposal.content_digest}),
+        limits={ARMED_LIMIT: f"{parameters.armed_days * 86_400:.0f}"} if armed else {},
         diff=diff.diff,
         reversibility=Reversibility.REVERSIBLE,
         evidence=(

@@ -153,4 +153,6 @@ SKILL = Skill(
     plan=plan,
     parameters=ProposeParameters,
     due=due,
+    # What it stores lies in the lab; a person promotes it, or nobody.
+    delegable=True,
 )

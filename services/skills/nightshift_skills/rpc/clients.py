@@ -76,6 +76,11 @@ class MonitorClient:
         request = monitor_pb.GetIdlenessRequest()
         return await asked("monitor", self._stub.GetIdleness(request, timeout=MONITOR_TIMEOUT_S))
 
+    async def get_status(self) -> monitor_types.Status:
+        """See MonitorPort."""
+        request = monitor_pb.GetStatusRequest()
+        return await asked("monitor", self._stub.GetStatus(request, timeout=MONITOR_TIMEOUT_S))
+
     async def watch_status(self) -> AsyncIterator[monitor_pb.WatchStatusResponse]:
         """See MonitorPort."""
         try:

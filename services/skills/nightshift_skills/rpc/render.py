@@ -124,6 +124,7 @@ def run(run: Run, preemptions: Sequence[Preemption] = ()) -> types.SkillRun:
         else None,
         preemption_count=run.preemption_count,
         preemptions=map(preemption, preemptions),
+        standing_approval=f"standingApprovals/{run.standing}" if run.standing else "",
     )
 
 

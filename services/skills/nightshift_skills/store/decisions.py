@@ -93,6 +93,7 @@ def save_run(connection: sa.Connection, run: Run) -> Run:
         "preemption_count": run.preemption_count,
         "job": run.job,
         "held": run.held,
+        "standing": run.standing,
         "seq": run.seq,
     }
     table = tables.skill_runs
@@ -158,6 +159,22 @@ def last_run(connection: sa.Connection, skill: str) -> Run | None:
     return None if row is None else _run(row)
 
 
+def proven_runs(connection: sa.Connection, skill: str) -> int:
+    """Successful runs of a skill whose very plan a person approved."""
+    table, asked = tables.skill_runs, tables.approvals
+    query = (
+        sa.select(sa.func.count())
+        .select_from(table.join(asked, asked.c.id == table.c.approval))
+        .where(
+            table.c.skill == skill,
+            table.c.state == RunState.SUCCEEDED.value,
+            asked.c.state == ApprovalState.APPROVED.value,
+            asked.c.decider.like("%/person/%"),
+        )
+    )
+    return connection.execute(query).scalar_one()
+
+
 def skill_facts(
     connection: sa.Connection, skill: str, subject: str, now: datetime
 ) -> tuple[Run | None, int, int, Rest | None]:
@@ -210,6 +227,7 @@ def _run(row: sa.Row[Any]) -> Run:
         preemption_count=row.preemption_count,
         job=row.job,
         held=row.held,
+        standing=row.standing,
         seq=row.seq,
     )
 

@@ -32,6 +32,8 @@ skill_runs = sa.Table(
     sa.Column("preemption_count", sa.Integer, nullable=False),
     sa.Column("job", sa.Text, nullable=False),
     sa.Column("held", sa.Boolean, nullable=False),
+    # Standing approval that it cites; "" where a person approved the very plan.
+    sa.Column("standing", sa.String(36), nullable=False, server_default=""),
     # Position of the last change among the changes of all runs: what watchers resume from.
     sa.Column("seq", sa.BigInteger, nullable=False),
     sa.Index("ix_skill_runs_seq", "seq", unique=True),
@@ -59,6 +61,27 @@ approvals = sa.Table(
     sa.Column("seq", sa.BigInteger, nullable=False),
     sa.Index("ix_approvals_seq", "seq", unique=True),
     sa.Index("ix_approvals_state", "state"),
+)
+
+standing_approvals = sa.Table(
+    "standing_approvals",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("skill", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("scope", sa.Text, nullable=False),
+    sa.Column("policy_digest", sa.String(64), nullable=False),
+    sa.Column("approver", sa.Text, nullable=False),
+    sa.Column("create_time", UtcDateTime, nullable=False),
+    sa.Column("expire_time", UtcDateTime, nullable=False),
+    sa.Column("max_uses", sa.Integer, nullable=False),
+    sa.Column("use_count", sa.Integer, nullable=False),
+    sa.Column("run", sa.String(36), nullable=False),
+    sa.Column("promotion", sa.Text, nullable=False),
+    sa.Column("end_time", UtcDateTime),
+    sa.Column("ended_by", sa.Text, nullable=False),
+    sa.Column("end_detail", sa.Text, nullable=False),
+    sa.Index("ix_standing_approvals_state", "state", "skill"),
 )
 
 # Last position of each feed ("runs", "approvals").
