@@ -259,14 +259,11 @@ def test_only_runs_that_a_person_approved_prove_a_skill(db: Database) -> None:
 
 def test_runs_name_their_preemptions_oldest_first(db: Database) -> None:
     saved = [
-        db.write_sync(lambda c, p=p: plane.save_preemption(c, p) or p)
-        for p in (
-            Preemption(
-                new_id(), number, "user", AT, None, 1, skill_runs=("r1",) if number % 2 else ("r1", "r2")
-            )
-            for number in range(25)
-        )
+        Preemption(new_id(), number, "user", AT, None, 1, skill_runs=("r1",) if number % 2 else ("r1", "r2"))
+        for number in range(25)
     ]
+    for preemption in saved:
+        db.write_sync(plane.save_preemption, preemption)
     found = db.read_sync(plane.preemptions_of, ["r1", "r2", "r3"])
     assert found["r1"] == saved[-plane.PREEMPTIONS_TOLD :]
     assert found["r2"] == saved[::2]

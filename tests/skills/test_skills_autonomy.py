@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -232,10 +233,10 @@ async def test_a_covered_plan_runs_by_itself_and_cites_who_allowed_it(proven: Pl
     cited: list[str] = []
     effect = proven.around.lab.effect
 
-    async def noted(*arguments: Any) -> Any:
+    async def noted(kind: str, subject: str, answer: Message) -> Any:
         grant = current_call().grant
         cited.append(grant.approval if grant else "")
-        return await effect(*arguments)
+        return await effect(kind, subject, answer)
 
     proven.around.lab.effect = noted  # type: ignore[method-assign]
     standing = await given_to(proven, max_uses=1)

@@ -36,7 +36,7 @@ class Arming:
     def answered(
         self, connection: sa.Connection, run: Run, call: CallRecord, answer: Mapping[str, Any]
     ) -> None:
-        """Arms the rollback in the transaction that stores the answer to its promotion, where it was asked for."""
+        """Arms the rollback where that was asked for, when the promotion's answer is stored."""
         ttl_s = run.plan.limits.get(promote_config.ARMED_LIMIT, "")
         if call.method != promote_config.METHOD or not ttl_s:
             return

@@ -21,6 +21,7 @@ from nightshift_skills.registry import Registry
 from nightshift_skills.runs import Run
 from nightshift_skills.skill import Skill
 from nightshift_skills.standing import Scope, StandingApproval, StandingState
+from nightshift_skills.store import decisions
 from nightshift_skills.store import standing as store
 
 _log = structlog.get_logger("nightshift.skills.autonomy")
@@ -231,4 +232,4 @@ class Autonomy:
 
 
 def _open_under_any(connection: sa.Connection) -> list[Run]:
-    return [run for run in store.decisions.open_runs(connection) if run.standing]
+    return [run for run in decisions.open_runs(connection) if run.standing]
