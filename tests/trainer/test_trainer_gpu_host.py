@@ -499,6 +499,30 @@ async def test_loading_asks_for_room_first(platform: Platform, tmp_path: Path) -
         assert kinds(trainer)[-3:] == ["gpu.model_was_loaded", "gpu.load_intended", "gpu.model_loaded"]
 
 
+async def test_a_stop_calls_a_load_back(platform: Platform, tmp_path: Path) -> None:
+    platform.ollama.tags = {"gemma3:1b": 1000 * MIB}
+    platform.ollama.load_s = 0.5
+    request = pb.LoadModelRequest(model=ref("ollama", "gemma3:1b"), vram_bytes=1200 * MIB)
+    jti, left = new_id(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    platform.ollama.before("/api/generate", lambda: loop.call_soon_threadsafe(left.set))
+    settings = {"preload_models": [{"model": "gemma3:1b"}]}
+    async with trainer_beside(platform, tmp_path, **settings) as trainer:
+        call = asyncio.create_task(trainer.act("LoadModel", request, jti=jti))
+        await left.wait()
+        await trainer.stop(2)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert decode_error(caught.value).reason == "PREEMPTED"
+        assert kinds(trainer) == ["gpu.load_intended"]
+        # The stand-in loads to the end all the same; the retry after quiet finds it, and asks no second time.
+        answer = await trainer.act("LoadModel", request, jti=jti, fence=2)
+        assert not answer.already_loaded
+        assert kinds(trainer) == ["gpu.load_intended", "gpu.model_loaded"]
+        assert open_intents(trainer) == 0
+    assert len(platform.ollama.asked("/api/generate")) == 1
+
+
 async def test_other_skills_and_lower_tiers_may_not_unload(platform: Platform, tmp_path: Path) -> None:
     models = crowded(platform)
     async with trainer_beside(platform, tmp_path) as trainer:
