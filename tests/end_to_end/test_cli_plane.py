@@ -22,8 +22,10 @@ from nightshift.lab.v1 import lab_service_pb2 as lab
 from nightshift.lab.v1 import resources_pb2 as lab_types
 from nightshift.monitor.v1 import monitor_service_pb2 as monitor
 from nightshift.monitor.v1 import resources_pb2 as monitor_types
+from nightshift.skills.v1 import autonomy_service_pb2 as autonomy
 from nightshift.skills.v1 import resources_pb2 as skills_types
 from nightshift.skills.v1 import skills_service_pb2 as skills
+from nightshift.skills.v1 import standing_approvals_pb2 as standing_types
 from nightshift.trainer.v1 import trainer_service_pb2 as trainer
 from nightshift_client import Client, DeliveryState
 from nightshift_kit.rpc.tls import create_credential
@@ -46,6 +48,9 @@ READS: list[tuple[tuple[str, ...], type[Message]]] = [
     (("skills", "schedule"), skills.Schedule),
     (("preemptions", "list"), skills.ListPreemptionsResponse),
     (("approvals", "list", "--state", "all"), skills.ListApprovalsResponse),
+    (("autonomy", "show", "propose_config"), standing_types.Autonomy),
+    (("autonomy", "list"), autonomy.ListStandingApprovalsResponse),
+    (("autonomy", "manual-only"), standing_types.Autonomy),
     (("lab", "proposals"), lab.ListProposalsResponse),
     (("lab", "promotions"), lab.ListPromotionsResponse),
     (("lab", "configs"), lab.ListConfigsResponse),
