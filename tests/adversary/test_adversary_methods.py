@@ -37,6 +37,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 # Service → what its main and its control server serve.
 MAIN = {name: f"nightshift.{name}.v1.{name.capitalize()}Service" for name in (spec.name for spec in SERVICES)}
+FURTHER = {"skills": ("nightshift.skills.v1.AutonomyService",)}
 CONTROL = {
     "skills": ("nightshift.skills.v1.ControlService",),
     **dict.fromkeys(
@@ -47,7 +48,10 @@ CONTROL = {
 METHODS: dict[str, tuple[str, bool, MethodRule]] = {
     f"{service} {'control ' if control else ''}{rule.name.rpartition('/')[2]}": (service, control, rule)
     for service in MAIN
-    for control, names in ((False, (MAIN[service],)), (True, CONTROL.get(service, ())))
+    for control, names in (
+        (False, (MAIN[service], *FURTHER.get(service, ()))),
+        (True, CONTROL.get(service, ())),
+    )
     for name in names
     for rule in rules_of(name).values()
 }
@@ -114,7 +118,7 @@ async def besieged(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Be
 async def test_the_table_is_whole() -> None:
     """Every method of every contract of ours is in the table, with a policy that names what it must."""
     assert len(METHODS) > 70
-    assert {entry[0] for entry in ACTING.values()} == {"experience", "lab", "trainer"}
+    assert {entry[0] for entry in ACTING.values()} == {"experience", "lab", "skills", "trainer"}
     skills = {skill.name: skill for skill in BUILT_IN}
     for _, _, rule in METHODS.values():
         if rule.kind is Kind.ACTING:
