@@ -1,4 +1,7 @@
-"""kill -9 of the skills process at random moments: no approved effect is lost, none happens twice."""
+"""kill -9 of the skills process at random moments: no approved effect is lost, none happens twice.
+
+SKILLS_KILLS chooses how many kills there are.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from nightshift_kit.settings import PlaneSettings
 from tests.skills.skills_support import FAST, Plane, eventually, free_port_base
 from tests.skills.stand_ins import PROJECT, surroundings
 
-KILLS = 10
+KILLS = int(os.environ.get("SKILLS_KILLS", "10"))
 
 
 class Process:
@@ -66,7 +69,20 @@ async def approve(plane: Plane) -> str:
     return run.name
 
 
+async def all_runs(plane: Plane) -> list[types.SkillRun]:
+    """Every run of the skill, page by page."""
+    found: list[types.SkillRun] = []
+    request = pb.ListSkillRunsRequest(skill="skills/propose_config", page_size=500)
+    while True:
+        answer = await plane.call("ListSkillRuns", request)
+        found += answer.skill_runs
+        if not answer.next_page_token:
+            return found
+        request.page_token = answer.next_page_token
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(300 + 20 * KILLS)
 async def test_no_approved_effect_is_lost_and_none_happens_twice(tmp_path: Path) -> None:
     home, base, chance = tmp_path / "home", free_port_base(), random.Random(20261)
     ensure_home(PlaneSettings(home=home, port_base=base))
@@ -100,13 +116,14 @@ async def test_no_approved_effect_is_lost_and_none_happens_twice(tmp_path: Path)
                 done = await plane.until(run, timeout_s=30)
                 assert done.state == types.SKILL_RUN_STATE_SUCCEEDED, done
             listed = await eventually(
-                lambda: plane.runs("propose_config"),
+                lambda: all_runs(plane),
                 lambda runs: all(
                     run.end_time.seconds or run.state == types.SKILL_RUN_STATE_AWAITING_APPROVAL
                     for run in runs
                 ),
                 timeout_s=30,
             )
+            print(f"{KILLS} kills, {len(approved)} approvals acknowledged, {len(around.lab.effects)} effects")
             succeeded = [run for run in listed if run.state == types.SKILL_RUN_STATE_SUCCEEDED]
             assert set(approved) <= {run.name for run in succeeded}
             assert len(around.lab.effects) == len(succeeded) == len(around.lab.proposals)
