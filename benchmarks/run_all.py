@@ -48,6 +48,7 @@ BENCHMARKS = (
     Benchmark("search", ("--texts", "256", "--rounds", "3", "--vectors", "100000")),
     Benchmark("opportunities", ("--tuning", "1-2", "--unseen", "31-32")),
     Benchmark("preemption", ("--count", "200")),
+    Benchmark("activity", ("--rounds", "2")),
     Benchmark("preemption_worker", ("--stops", "20")),
     Benchmark("training_overhead", ("--rounds", "3")),
 )
