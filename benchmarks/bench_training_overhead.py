@@ -97,7 +97,9 @@ def run_worker(order: Order, channel: int) -> None:
             losses.append(message["loss"])
         reporter.put(message)
 
-    Training(order, make_backend("trl"), Links(put, lambda phase: None, lambda: False)).run()
+    Training(
+        order, make_backend("trl"), Links(put, lambda phase: None, lambda: False, reporter.wait_sent)
+    ).run()
     print(moments.as_json(losses[-1], hooks_ms=hooks.median_ms, writer_ms=writer.median_ms))
 
 

@@ -16,9 +16,7 @@ from nightshift_trainer.worker.slots import CheckpointsCorrupt, Slots, UnsafeChe
 
 
 def write(slots: Slots, step: int) -> str:
-    return slots.write(
-        step=step, tensors=[b"head", memoryview(b"t" * step)], state={"step": step, "rng": [step]}
-    )
+    return slots.write(step=step, tensors=b"head" + b"t" * step, state={"step": step, "rng": [step]})
 
 
 def test_the_newest_is_found(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ class WorkerProcess:
         _log.info("trains %s", describe_spec(order.spec))
         links = Links(
             put=self._reporter.put,
+            wait_sent=self._reporter.wait_sent,
             phase=self._phase,
             stopping=self._stop.is_set,
             before_micro_step=self._before_micro_step,

@@ -8,7 +8,7 @@ is never lost.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nightshift_trainer.worker.slots import Slots
@@ -20,9 +20,7 @@ class ShadowWriter:
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
         self._condition = threading.Condition()
-        self._work: (
-            tuple[int, Sequence[bytes | memoryview], Mapping[str, Any], Callable[[str], None]] | None
-        ) = None
+        self._work: tuple[int, memoryview, Mapping[str, Any], Callable[[str], None]] | None = None
         self._failure: OSError | None = None
         self.last_digest = ""
         self.last_step = -1
@@ -43,18 +41,18 @@ class ShadowWriter:
     def submit(
         self,
         step: int,
-        pieces: Sequence[bytes | memoryview],
+        tensors: memoryview,
         state: Mapping[str, Any],
         durable: Callable[[str], None],
     ) -> None:
         """Begins to write; calls `durable` with the digest afterwards.
 
-        The buffers behind `pieces` must stay as they are until wait_idle. Raises the OSError of a previous
+        The buffer behind `tensors` must stay as it is until wait_idle. Raises the OSError of a previous
         write.
         """
         self.wait_idle()
         with self._condition:
-            self._work = (step, pieces, state, durable)
+            self._work = (step, tensors, state, durable)
             self._condition.notify_all()
 
     def _run(self) -> None:
@@ -63,9 +61,9 @@ class ShadowWriter:
                 self._condition.wait_for(lambda: self._work is not None)
                 work = self._work
             assert work is not None
-            step, pieces, state, durable = work
+            step, tensors, state, durable = work
             try:
-                digest = self._slots.write(step=step, tensors=pieces, state=state)
+                digest = self._slots.write(step=step, tensors=tensors, state=state)
             except OSError as error:
                 with self._condition:
                     self._failure = error

@@ -1,8 +1,8 @@
 """Everything that decides the next optimiser step, copied out of a running trainer and put back bit by bit.
 
-The copy goes into one flat buffer that is already the body of a safetensors file, by one fused copy; what
-is left to a background thread is to hash, write and sync it. So the training thread pays for a memory copy,
-not for a disk.
+The copy goes into one flat buffer that is already a safetensors file, by one fused copy; what is left to a
+background thread is to hash, write and sync it. So the training thread pays for a memory copy, not for a
+disk.
 
 In it: adapter weights and optimiser state in their own dtypes (loading through peft would upcast the
 adapter), random number generators of Python, NumPy, torch and every GPU, learning rate schedule, place in
@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import random
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,14 +92,13 @@ class Snapshots:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._states_seen = -1
-        self._header = b""
-        self._flat = torch.empty(0, dtype=torch.uint8)
+        self._file = memoryview(b"")
         self._lasting: list[torch.Tensor] = []
         self._lasting_views: list[torch.Tensor] = []
         self._random_views: dict[str, torch.Tensor] = {}
 
-    def take(self) -> tuple[Sequence[bytes | memoryview], dict[str, Any]]:
-        """Copies everything; answers the safetensors file in pieces, and what JSON can say of the rest."""
+    def take(self) -> tuple[memoryview, dict[str, Any]]:
+        """Copies everything; answers the safetensors file, and what JSON can say of the rest."""
         optimizer = self._source.optimizer
         random_tensors, random_rest = random_state()
         # Optimisers make their states with the first step and change them in place ever after.
@@ -116,7 +115,7 @@ class Snapshots:
             {key: value for key, value in group.items() if key != "params"}
             for group in optimizer.param_groups
         ]
-        return [self._header, self._flat.numpy().data.cast("B")], {
+        return self._file, {
             "optimizer_groups": _plain(groups),
             "optimizer_plain": _plain(self._read_plain_states()),
             "scheduler": _plain(self._source.scheduler.state_dict()),
@@ -147,13 +146,16 @@ class Snapshots:
             offset += size
         body = json.dumps(header, separators=(",", ":")).encode()
         body += b" " * (-len(body) % 8)
-        self._header = struct.pack("<Q", len(body)) + body
+        head = struct.pack("<Q", len(body)) + body
         # Pinned memory lets the GPU copy at the bus's full speed.
-        self._flat = torch.empty(offset, dtype=torch.uint8, pin_memory=_cuda_in_use())
+        flat = torch.empty(len(head) + offset, dtype=torch.uint8, pin_memory=_cuda_in_use())
+        self._file = flat.numpy().data.cast("B")
+        self._file[: len(head)] = head
+        data = flat[len(head) :]
 
         def view(name: str) -> torch.Tensor:
             begin, end = header[name]["data_offsets"]
-            return self._flat[begin:end].view(tensors[name].dtype).view(tensors[name].shape)
+            return data[begin:end].view(tensors[name].dtype).view(tensors[name].shape)
 
         self._lasting = list(lasting.values())
         self._lasting_views = [view(name) for name in lasting]

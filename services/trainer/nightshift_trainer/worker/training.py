@@ -42,6 +42,8 @@ _log = logging.getLogger(__name__)
 
 _SMOOTHING = 0.9
 _RATE_WINDOW_STEPS = 20
+# A supervisor that does not read for so long does not hold the training up.
+_TELL_S = 1.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 _RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "safetensors")
@@ -63,6 +65,7 @@ class Links:
     put: Callable[[Mapping[str, Any]], None]
     phase: Callable[[str], None]
     stopping: Callable[[], bool]
+    wait_sent: Callable[[float], bool]
     before_micro_step: Callable[[int], None] | None = None
 
 
@@ -86,6 +89,8 @@ class Training:
         self._gradient_norm = 0.0
         self._rates: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW_STEPS)
         self._warm = False
+        # Stays open until the process ends, as it is read after every step.
+        self._memory = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
 
     def run(self) -> None:
         """Trains to the end and leaves the adapter in the job's folder.
@@ -152,7 +157,14 @@ class Training:
         point = self._point(trainer.state.global_step, float(trainer.state.epoch))
         point["tokens_per_second"] = self._tokens_per_second()
         point["eta_s"] = self._eta_s(trainer.state.global_step)
-        self._checkpoint(trainer, lambda digest: self._links.put({**point, "checkpoint_digest": digest}))
+
+        def tell(digest: str) -> None:
+            # On the writer's thread. The next step becomes durable only once this one is told: a kill then
+            # loses the telling of one step at most, and whoever resumes from it tells it.
+            self._links.put({**point, "checkpoint_digest": digest})
+            self._links.wait_sent(_TELL_S)
+
+        self._checkpoint(trainer, tell)
         if self._links.stopping():
             raise exact.StopRequested
 
@@ -307,7 +319,7 @@ class Training:
         assert self._rows is not None
         assert self._snapshots is not None
         self.writer.wait_idle()
-        pieces, state = self._snapshots.take()
+        tensors, state = self._snapshots.take()
         step = int(trainer.state.global_step)
         batches = math.ceil(len(self._rows.dataset) / self._spec.batch_size)
         steps_an_epoch = max(1, math.ceil(batches / self._spec.gradient_accumulation))
@@ -332,7 +344,7 @@ class Training:
                 "gradient_norm": self._gradient_norm,
             }
         )
-        self.writer.submit(step, pieces, state, durable)
+        self.writer.submit(step, tensors, state, durable)
 
     def _save(self, trainer: Any, tokenizer: Any) -> None:
         folder = self._order.job_folder / ADAPTER_FOLDER
@@ -369,12 +381,17 @@ class Training:
             "learning_rate": self._learning_rate,
             "gradient_norm": self._gradient_norm,
             "tokens_per_second": 0.0,
-            "memory_bytes": _memory_bytes(self._order.device),
+            "memory_bytes": self._memory_bytes(),
             "eta_s": None,
         }
 
     def _event(self, event: str, message: str) -> None:
         self._links.put({"kind": "event", "time": time.time(), "event": event, "message": message})
+
+    def _memory_bytes(self) -> int:
+        if self._order.device == "cuda":
+            return int(torch.cuda.memory_reserved())
+        return int(os.pread(self._memory, 128, 0).split()[1]) * _PAGE_BYTES
 
     def _tokens_per_second(self) -> float:
         (first, before), (last, after) = self._rates[0], self._rates[-1]
@@ -404,12 +421,6 @@ def describe_spec(spec: Spec) -> str:
         f"{spec.base_model}, {spec.quantization}, rank {spec.lora_rank}, "
         f"{spec.batch_size} x {spec.gradient_accumulation}, learning rate {spec.learning_rate:g}"
     )
-
-
-def _memory_bytes(device: str) -> int:
-    if device == "cuda":
-        return int(torch.cuda.memory_reserved())
-    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
 
 
 def _peak_memory_bytes(device: str) -> int:
