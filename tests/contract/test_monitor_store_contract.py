@@ -9,13 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nightshift_kit.storage import Database, schema_differences
-from nightshift_monitor.activity import ActivityRecord
 from nightshift_kit.audit import Outbox
 from nightshift_kit.ids import new_id
+from nightshift_kit.storage import Database, schema_differences
+from nightshift_monitor.activity import ActivityRecord
 from nightshift_monitor.errors import IncidentResolved, IncidentUnknown
 from nightshift_monitor.hours import HourCount
-from nightshift_monitor.incidents import Incident, IncidentState
+from nightshift_monitor.incidents import Change, Incident, IncidentState
 from nightshift_monitor.observations import ProbeResult, ProbeState
 from nightshift_monitor.store.incidents import SqlIncidents
 from nightshift_monitor.store.records import SqlRecords
@@ -146,21 +146,19 @@ async def test_a_word_changes_an_incident_once_and_is_audited_with_it(database: 
     store = SqlIncidents(database, outbox)
     one = incident(0)
     await store.add_incident(one)
+
+    def seen(comment: str) -> Change:
+        return lambda stored: stored.acknowledged_by("person/approver/ada", comment, AT)
+
     for comment in ("first", "second"):
         changed = await store.change_incident(
-            one.id,
-            lambda stored, comment=comment: stored.acknowledged_by("person/approver/ada", comment, AT),
-            actor="person/approver/ada",
-            kind="incident.acknowledged",
+            one.id, seen(comment), actor="person/approver/ada", kind="incident.acknowledged"
         )
         assert changed.acknowledge_comment == "first"
     await store.change_incident(one.id, lambda stored: stored.resolved_by("", "well", AT))
     with pytest.raises(IncidentResolved):
         await store.change_incident(
-            one.id,
-            lambda stored: stored.acknowledged_by("person/approver/ada", "", AT),
-            actor="person/approver/ada",
-            kind="incident.acknowledged",
+            one.id, seen(""), actor="person/approver/ada", kind="incident.acknowledged"
         )
     kept = await store.get_incident(one.id)
     assert (kept.state, kept.resolved, kept.acknowledged) == (IncidentState.RESOLVED, AT, AT)

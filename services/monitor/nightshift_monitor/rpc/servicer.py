@@ -115,9 +115,8 @@ class MonitorServicer(services.MonitorServiceServicer):
         size = page_size(request.page_size)
         digest = query_digest(method="ListActivity")
         position = decode_token(request.page_token, digest, (int,))
-        rows = await self._monitor.activity_hours(
-            before_us=int(position[0]) if position else 0, limit=size + 1
-        )
+        before_us = int(position[0] or 0) if position else 0
+        rows = await self._monitor.activity_hours(before_us=before_us, limit=size + 1)
         more = len(rows) > size
         return messages.ListActivityResponse(
             activity_hours=[render.activity_hour(start, count) for _, start, count in rows[:size]],
