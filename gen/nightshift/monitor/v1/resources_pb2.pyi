@@ -434,11 +434,11 @@ class Incident(_message.Message):
     flap_count: _builtins.int
     """How often the probe was well for a while and bad again, before the stable time was over."""
     acknowledger: _builtins.str
-    """Who acknowledged it (SPIFFE id); empty where nobody did."""
+    """Who acknowledged it, as audit events name people; empty where nobody did."""
     acknowledge_comment: _builtins.str
     """What they said."""
     resolver: _builtins.str
-    """Who resolved it (SPIFFE id); empty where it ended by itself."""
+    """Who resolved it; empty where it ended by itself."""
     resolve_comment: _builtins.str
     """What they said; or why it ended by itself."""
     @_builtins.property
