@@ -11,7 +11,7 @@ from nightshift.experience.v1 import experience_service_pb2, experience_service_
 from nightshift.experience.v1 import resources_pb2 as experience_types
 from nightshift.lab.v1 import lab_service_pb2, lab_service_pb2_grpc
 from nightshift.lab.v1 import resources_pb2 as lab_types
-from nightshift.monitor.v1 import monitor_service_pb2_grpc
+from nightshift.monitor.v1 import monitor_service_pb2, monitor_service_pb2_grpc
 from nightshift.monitor.v1 import resources_pb2 as monitor_types
 from nightshift.skills.v1 import resources_pb2 as types
 from nightshift.skills.v1 import skills_service_pb2, skills_service_pb2_grpc
@@ -318,9 +318,78 @@ class Runs(experience_service_pb2_grpc.ExperienceServiceServicer):
 
 
 class Monitor(monitor_service_pb2_grpc.MonitorServiceServicer):
-    """Idle."""
+    """Idle, with one incident, and a week that knows Tuesday mornings."""
 
-    METHODS = ("GetStatus", "GetIdleness")
+    METHODS = (
+        "GetStatus",
+        "GetIdleness",
+        "GetActivityProfile",
+        "ListActivity",
+        "ListGpus",
+        "ListIncidents",
+        "GetIncident",
+        "AcknowledgeIncident",
+        "ResolveIncident",
+    )
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.incident = monitor_types.Incident(
+            name="incidents/01900000-0000-7000-8000-000000000000",
+            probe="probes/platform",
+            state=monitor_types.INCIDENT_STATE_OPEN,
+            worst_state=monitor_types.PROBE_STATE_DOWN,
+            detail=f"connection refused {HOSTILE}",
+            flap_count=3,
+        )
+
+    async def ListIncidents(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        return monitor_service_pb2.ListIncidentsResponse(incidents=[self.incident])
+
+    async def GetIncident(self, request: Any, context: Any) -> Any:
+        return self.incident
+
+    async def AcknowledgeIncident(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        self.incident.state = monitor_types.INCIDENT_STATE_ACKNOWLEDGED
+        self.incident.acknowledger = "person/admin/1000"
+        self.incident.acknowledge_comment = request.comment
+        return self.incident
+
+    async def ResolveIncident(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        self.incident.state = monitor_types.INCIDENT_STATE_RESOLVED
+        self.incident.resolve_time.seconds = 1
+        return self.incident
+
+    async def ListGpus(self, request: Any, context: Any) -> Any:
+        card = monitor_types.Gpu(
+            display_name="NVIDIA RTX PRO 6000 Blackwell Workstation",
+            total_bytes=96 * 2**30,
+            used_bytes=22 * 2**30,
+            utilization_percent=37,
+            processes=[monitor_types.GpuProcess(pid=42, used_bytes=2**30, kind="compute")],
+        )
+        lost = monitor_types.Gpu(index=1, detail="GPU is lost", failed=True)
+        return monitor_service_pb2.ListGpusResponse(gpus=[card, lost])
+
+    async def GetActivityProfile(self, request: Any, context: Any) -> Any:
+        profile = monitor_types.ActivityProfile(time_zone="Europe/Berlin", busy_probability=0.5)
+        profile.first_time.seconds = 1_700_000_000
+        profile.predicted_busy_time.seconds = 1_800_000_000
+        for number in range(168):
+            weekday, hour = divmod(number, 24)
+            probability = 1.0 if weekday == 1 and 9 <= hour < 13 else 0.0
+            profile.slots.add(weekday=weekday + 1, hour=hour, probability=probability)
+        return profile
+
+    async def ListActivity(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        answer = monitor_service_pb2.ListActivityResponse()
+        hour = answer.activity_hours.add(activity_count=120, generation_count=7)
+        hour.start_time.seconds = 1_700_000_000
+        return answer
 
     async def GetIdleness(self, request: Any, context: Any) -> monitor_types.Idleness:
         reason = monitor_types.IdlenessReason(code="QUIET", allows_idle=True, message="Quiet for 5 s.")

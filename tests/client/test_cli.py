@@ -114,7 +114,8 @@ def test_every_command_has_the_shared_options_and_a_help() -> None:
         lab proposals|lab show|lab diff|lab reject|lab promote|lab rollback|lab promotions|
         train start|train watch|train list|train pause|train resume|train cancel|
         train estimate|adapters list|activity|preemptions list|audit list|audit verify|lock|unlock|
-        credentials create|probes|gpu status"""
+        credentials create|probes|gpu status|incidents list|incidents show|incidents ack|
+        incidents resolve|gpus"""
     assert {tuple(each.split()) for each in wanted.split("|")} <= set(found)
 
 
@@ -528,3 +529,34 @@ def test_triggers_are_paused_and_resumed(nightshift: Run, plane: CommandPlane) -
     shown = nightshift("skills", "schedule").stdout
     assert "41 runs" in shown
     assert "paused" in shown
+
+
+def test_incidents_are_listed_shown_and_answered(nightshift: Run, plane: CommandPlane) -> None:
+    listed = nightshift("incidents", "list")
+    assert "platform" in listed.stdout
+    assert "3 flaps" in listed.stdout
+    assert not hidden(listed.stdout)
+    assert list(plane.monitor.asked[-1].states) == [1, 2]
+    assert nightshift("incidents", "list", "--state", "nosuch").returncode == 2
+    name = plane.monitor.incident.name
+    seen = nightshift("incidents", "ack", name.rpartition("/")[2], "--comment", "on my way")
+    assert (plane.monitor.asked[-1].name, plane.monitor.asked[-1].comment) == (name, "on my way")
+    assert "by person/admin/1000: on my way" in seen.stdout
+    over = nightshift("incidents", "resolve", name, "--json")
+    assert json.loads(over.stdout)["state"] == "INCIDENT_STATE_RESOLVED"
+
+
+def test_gpus_and_the_usual_week_in_words(nightshift: Run, plane: CommandPlane) -> None:
+    shown = nightshift("gpus").stdout
+    words = re.sub(r"\s+", " ", shown)
+    assert "22.0 GiB of 96.0 GiB 37 %" in words
+    assert "GPU is lost" in words
+    assert "pid 42" in words
+    assert max(map(len, shown.splitlines())) <= 80
+    week = nightshift("activity", "--profile").stdout
+    assert "Tue  ·········████···········" in week
+    assert "Mon  ························" in week
+    assert "next expected" in week
+    assert "120" in nightshift("activity", "--hours", "5").stdout
+    assert plane.monitor.asked[-1].page_size == 5
+    assert nightshift("activity", "--hours", "5", "--profile").returncode == 2

@@ -17,13 +17,15 @@ import grpc
 import pytest
 
 from nightshift.monitor.v1 import monitor_service_pb2_grpc
+from nightshift_kit.audit import Outbox
 from nightshift_kit.clock import SystemClock
 from nightshift_kit.rpc.channels import channel_to
 from nightshift_kit.rpc.server import ServerBuilder
-from nightshift_kit.rpc.tls import ensure_home, load_credential
+from nightshift_kit.rpc.tls import create_credential, ensure_home, load_credential
 from nightshift_kit.settings import PlaneSettings
 from nightshift_kit.storage import Database
 from nightshift_monitor.config import MonitorSettings
+from nightshift_monitor.incidents import Incidents
 from nightshift_monitor.looks import Look
 from nightshift_monitor.looks.disk_look import DiskLook
 from nightshift_monitor.looks.gpu_look import GpuLook, NvmlReader
@@ -32,6 +34,7 @@ from nightshift_monitor.looks.tcp_look import TcpLook
 from nightshift_monitor.monitor import Monitor, NewestExport, UseWitness
 from nightshift_monitor.rpc.health_look import HealthLook
 from nightshift_monitor.rpc.servicer import MonitorServicer
+from nightshift_monitor.store.incidents import SqlIncidents
 from nightshift_monitor.store.records import SqlRecords
 
 
@@ -109,7 +112,10 @@ class RunningMonitor:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with certificates, made once: keys cost time."""
     path = tmp_path_factory.mktemp("home")
-    ensure_home(PlaneSettings(home=path))
+    settings = PlaneSettings(home=path)
+    ensure_home(settings)
+    for name, role in (("vera", "viewer"), ("ada", "approver"), ("bo", "approver")):
+        create_credential(settings, "person", name, role)
     return path
 
 
@@ -126,6 +132,7 @@ def make_monitor(home: Path, tmp_path: Path) -> MakeMonitor:
         uses: Sequence[UseWitness] = (),
         exports: NewestExport | None = None,
         nvml: Any = None,
+        time_zone: str = "UTC",
         **fields: Any,
     ) -> AsyncIterator[RunningMonitor]:
         plane = PlaneSettings(home=home)
@@ -151,7 +158,15 @@ def make_monitor(home: Path, tmp_path: Path) -> MakeMonitor:
             looks,
             SqlRecords(database),
             reader,
+            Incidents(
+                SqlIncidents(database, Outbox("monitor", clock)),
+                clock=clock,
+                after_looks=settings.incident_after_looks,
+                after_s=settings.incident_after_s,
+                stable_s=settings.incident_stable_s,
+            ),
             clock=clock,
+            time_zone=time_zone,
             uses=uses,
             exports=exports,
         )

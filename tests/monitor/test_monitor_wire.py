@@ -16,6 +16,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from nightshift.monitor.v1 import monitor_service_pb2 as messages
 from nightshift.monitor.v1 import resources_pb2 as resources
 from nightshift_kit.rpc.channels import decode_error
+from nightshift_monitor.looks.http_look import ForbiddenUrl, fetch, new_http_client
+from nightshift_monitor.witnesses import ComfyUiWitness, GpuServiceWitness
 from tests.monitor.conftest import MakeMonitor, PlatformStandIn, RunningMonitor
 
 QUIET_S = 0.6
@@ -192,16 +194,48 @@ async def test_a_platform_that_goes_ends_idleness_and_one_that_comes_back_is_see
         assert (await until(stub, True)).platform_up
 
 
-async def test_our_probes_say_who_they_are_and_follow_no_redirect(
+async def test_our_requests_say_who_they_are_and_follow_no_redirect(
     make_monitor: MakeMonitor, platform: PlatformStandIn
 ) -> None:
-    platform.answers["/api/settings/safety-level"] = (302, "text/html", b"")
-    async with make_monitor(platform_url=platform.url) as monitor:
+    looked = ("/api/settings/safety-level", "/other", "/api/health/vram", "/queue")
+    for path in looked:
+        # To the list of active users: following it would register us as one.
+        platform.answers[path] = (302, "text/html", b"")
+    async with (
+        new_http_client() as http,
+        make_monitor(
+            platform_url=platform.url,
+            probes=({"name": "other", "kind": "http", "target": f"{platform.url}/other"},),
+            uses=(GpuServiceWitness(http, platform.url), ComfyUiWitness(http, platform.url)),
+            corroborate_interval_s=0.1,
+        ) as monitor,
+    ):
         stub = monitor.stub()
-        result = await stub.RunProbe(messages.RunProbeRequest(name="probes/platform"), timeout=10)
-        assert result.state == resources.PROBE_STATE_DOWN
-        assert "302" in result.detail
-    assert {path for path, _ in platform.seen} == {"/api/settings/safety-level"}
+        for probe in ("platform", "other"):
+            result = await stub.RunProbe(messages.RunProbeRequest(name=f"probes/{probe}"), timeout=10)
+            assert result.state == resources.PROBE_STATE_DOWN
+            assert "302" in result.detail
+        await asyncio.sleep(0.3)
+    assert {path for path, _ in platform.seen} == set(looked)
+    assert all(headers.get("X-Nightshift-Probe") == "1" for _, headers in platform.seen)
+
+
+@pytest.mark.parametrize("path", ["/api/active-users", "/api/queue-status", "//API/%61ctive-users/x?y=1"])
+async def test_a_forbidden_url_is_never_sent_however_it_came_about(
+    platform: PlatformStandIn, path: str
+) -> None:
+    """Settings refuse it and no redirect is followed; should both ever fail, the transport still refuses."""
+    async with new_http_client() as http:
+        with pytest.raises(ForbiddenUrl):
+            await http.get(platform.url + path)
+        with pytest.raises(ForbiddenUrl):
+            await fetch(http, platform.url + path, timeout_s=2)
+        platform.answers["/start"] = (302, "text/html", b"")
+        with pytest.raises(ForbiddenUrl):
+            await http.get(f"{platform.url}/start", follow_redirects=True)
+        # Nor can a caller leave out who is asking.
+        await http.get(f"{platform.url}/plain", headers={"X-Nightshift-Probe": ""})
+    assert [seen for seen, _ in platform.seen] == ["/start", "/plain"]
     assert all(headers.get("X-Nightshift-Probe") == "1" for _, headers in platform.seen)
 
 

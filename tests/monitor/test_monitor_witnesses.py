@@ -129,6 +129,8 @@ def nvml_stand_in(**behaviour: Any) -> Any:
     defaults: dict[str, Any] = {
         "NVMLError": NVMLError,
         "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetMigMode": lambda handle: [0, 0],
         "nvmlDeviceGetCount": lambda: 1,
         "nvmlDeviceGetHandleByIndex": lambda index: index,
         "nvmlDeviceGetMemoryInfo": lambda handle: types.SimpleNamespace(total=96 * 2**30, used=22 * 2**30),

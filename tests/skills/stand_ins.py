@@ -36,6 +36,7 @@ from nightshift_kit.errors import Code, NightshiftError
 from nightshift_kit.grants import FenceGate
 from nightshift_kit.ids import new_id
 from nightshift_kit.rpc.context import current_call
+from nightshift_kit.rpc.control import outbox_service
 from nightshift_kit.rpc.stop import StopHub, Work
 from nightshift_kit.storage import Database
 from tests.support.servers import Serving, serving
@@ -484,6 +485,10 @@ async def surroundings(home: Path) -> AsyncIterator[Surroundings]:
     async with AsyncExitStack() as stack:
         monitor_class: Any = MonitorStandIn
         monitor = monitor_class()
+        monitor_db = stack.enter_context(
+            Database(f"sqlite:///{home / 'monitor.db'}", migrations="nightshift_skills", name="monitor")
+        )
+        monitor_db.migrate()
         running = {
             "monitor": await stack.enter_async_context(
                 serving(
@@ -496,6 +501,7 @@ async def surroundings(home: Path) -> AsyncIterator[Surroundings]:
                         )
                     ],
                     home=home,
+                    control=[outbox_service(monitor_db, Outbox("monitor"))],
                 )
             )
         }

@@ -9,7 +9,20 @@ from typing import Annotated
 
 import typer
 
-from nightshift_client.cli import approvals, audit, autonomy, gpu, lab, now, plane, runs, skills, train
+from nightshift_client.cli import (
+    approvals,
+    audit,
+    autonomy,
+    gpu,
+    gpus,
+    incidents,
+    lab,
+    now,
+    plane,
+    runs,
+    skills,
+    train,
+)
 from nightshift_client.cli.session import EXIT_USAGE
 
 
@@ -32,7 +45,8 @@ def build() -> typer.Typer:
     ) -> None:
         """The self-improvement plane: what happened, what it would change, and your word on it."""
 
-    for group in (plane, runs, skills, approvals, autonomy, lab, train, gpu, now, audit):
+    groups = (plane, runs, skills, approvals, autonomy, lab, train, gpu, gpus, now, incidents, audit)
+    for group in groups:
         group.register(app)
     return app
 

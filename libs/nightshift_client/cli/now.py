@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from nightshift_client.cli.session import Session, command, named
+from nightshift_client.cli.profile import show_hours, show_profile
+from nightshift_client.cli.session import EXIT_USAGE, CommandFailed, Session, command, named
 from nightshift_client.cli.words import ago, instant, label, seconds_of, short, span, table
 
 
@@ -17,11 +18,31 @@ def register(app: typer.Typer) -> None:
 
 
 def activity(
-    session: Session, watch: Annotated[bool, typer.Option("--watch", help="Follow the changes.")] = False
+    session: Session,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the changes.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="How likely users are in each hour of the week.")
+    ] = False,
+    hours: Annotated[int, typer.Option("--hours", min=0, help="The last hours with activity, so many.")] = 0,
 ) -> None:
-    """Whether the machine counts as idle, and why (not)."""
+    """Whether the machine counts as idle, and why (not); when users are usually there."""
     from nightshift.monitor.v1 import monitor_service_pb2 as messages
 
+    if sum((watch, profile, bool(hours))) > 1:
+        raise CommandFailed(EXIT_USAGE, "--watch, --profile and --hours are three questions: ask one")
+    if profile or hours:
+        answer = (
+            session.call("monitor", "GetActivityProfile", messages.GetActivityProfileRequest())
+            if profile
+            else session.call("monitor", "ListActivity", messages.ListActivityRequest(page_size=hours))
+        )
+        if session.json:
+            session.print_json(answer)
+        elif profile:
+            show_profile(session, answer)
+        else:
+            show_hours(session, answer)
+        return
     if not watch:
         answer = session.call("monitor", "GetIdleness", messages.GetIdlenessRequest())
         if session.json:
@@ -101,5 +122,7 @@ def _show(session: Session, idleness: object) -> None:
     assert isinstance(idleness, resources_pb2.Idleness)
     session.say(f"{'idle' if idleness.idle else 'not idle'}, since {ago(idleness.since_time)}")
     session.say(f"  last activity {ago(idleness.last_activity_time)}")
+    if idleness.HasField("predicted_busy_time"):
+        session.say(f"  users are next expected {instant(idleness.predicted_busy_time)}")
     for reason in idleness.reasons:
         session.say(f"  {'+' if reason.allows_idle else '-'} {reason.code:<17} {reason.message}")

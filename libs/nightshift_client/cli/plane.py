@@ -312,6 +312,9 @@ def _show_status(session: Session, seen: dict[str, Any]) -> None:
         session.say(f"no platform for the lab: {seen['platform_problem']}")
     if monitor is not None:
         names = ", ".join(gpu.display_name for gpu in monitor.gpus)
+        for incident in monitor.incidents:
+            session.say(f"incident: {incident.probe.rpartition('/')[2]}: {one_line(incident.detail, 80)}")
+            session.say(f"  {incident.name}, since {ago(incident.start_time)}")
         session.say(f"gpu: {names or 'none'}{f' ({monitor.gpu_detail})' if not names else ''}")
     if (lock := seen.get("lock")) is not None:
         session.say(

@@ -104,8 +104,13 @@ def control_services(hub: StopHub, db: Database, outbox: Outbox) -> tuple[tuple[
     """What every acting service serves on its control port, as arguments of `ServerBuilder.add`."""
     return (
         (pb_grpc.add_StopServiceServicer_to_server, StopServicer(hub), STOP_SERVICE),
-        (pb_grpc.add_OutboxServiceServicer_to_server, OutboxServicer(db, outbox), OUTBOX_SERVICE),
+        outbox_service(db, outbox),
     )
+
+
+def outbox_service(db: Database, outbox: Outbox) -> tuple[AddToServer, Any, str]:
+    """What a service serves there that is audited and does not act."""
+    return pb_grpc.add_OutboxServiceServicer_to_server, OutboxServicer(db, outbox), OUTBOX_SERVICE
 
 
 class ControlThread:

@@ -32,7 +32,7 @@ from nightshift_kit.clock import Clock, SystemClock
 from nightshift_kit.errors import NightshiftError
 from nightshift_kit.grants import FenceGate, GrantVerifier
 from nightshift_kit.rpc.channels import channel
-from nightshift_kit.rpc.control import ControlThread, control_services
+from nightshift_kit.rpc.control import ControlThread, control_services, outbox_service
 from nightshift_kit.rpc.guard import Authority
 from nightshift_kit.rpc.metrics import RpcMetrics
 from nightshift_kit.rpc.server import AddToServer, PortTaken, Server, ServerBuilder
@@ -102,6 +102,16 @@ class Wiring:
         for service in control_services(self.hub, db, Outbox(self.name, self.clock)):
             self.add_control(*service)
         return self.hub
+
+    def audited(self, db: Database) -> Outbox:
+        """Gives a service that does not act an audit outbox, with OutboxService on the control server.
+
+        Args:
+            db: Has the kit's tables.
+        """
+        outbox = Outbox(self.name, self.clock)
+        self.add_control(*outbox_service(db, outbox))
+        return outbox
 
     def add(self, add_to_server: AddToServer, servicer: Any, full_name: str) -> None:
         """Serves something on the main port."""

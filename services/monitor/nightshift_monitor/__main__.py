@@ -12,6 +12,9 @@ from nightshift_kit.rpc.serve import Wiring, run
 from nightshift_kit.settings import service_settings
 from nightshift_kit.storage import Database
 from nightshift_monitor.config import MonitorSettings
+from nightshift_monitor.daemon_log import DaemonLog, LineFile
+from nightshift_monitor.gauges import MonitorGauges
+from nightshift_monitor.incidents import Incidents
 from nightshift_monitor.looks import Look
 from nightshift_monitor.looks.disk_look import DiskLook
 from nightshift_monitor.looks.gpu_look import GpuLook, NvmlReader, load_nvml
@@ -20,6 +23,7 @@ from nightshift_monitor.looks.tcp_look import TcpLook
 from nightshift_monitor.monitor import Monitor, UseWitness
 from nightshift_monitor.rpc.health_look import HealthLook
 from nightshift_monitor.rpc.servicer import MonitorServicer
+from nightshift_monitor.store.incidents import SqlIncidents
 from nightshift_monitor.store.records import SqlRecords
 from nightshift_monitor.witnesses import ComfyUiWitness, ExportsWitness, GpuServiceWitness
 
@@ -35,7 +39,7 @@ async def wire(wiring: Wiring) -> None:
     )
     http = new_http_client()
     wiring.on_stop(http.aclose)
-    nvml = NvmlReader(load_nvml())
+    nvml = NvmlReader(load_nvml(), timeout_s=settings.gpu_timeout_s)
     wiring.on_stop(nvml.close)
 
     def open_channel(target: str) -> grpc.aio.Channel:
@@ -60,17 +64,39 @@ async def wire(wiring: Wiring) -> None:
     exports = None
     if settings.exports_dir:
         exports = ExportsWitness(settings.exports_dir, wiring.settings.time_zone, wiring.clock)
+    incidents = Incidents(
+        SqlIncidents(database, wiring.audited(database)),
+        clock=wiring.clock,
+        after_looks=settings.incident_after_looks,
+        after_s=settings.incident_after_s,
+        stable_s=settings.incident_stable_s,
+    )
     monitor = Monitor(
         settings,
         settings.all_probes(str(wiring.settings.home)),
         looks,
         SqlRecords(database),
         nvml,
+        incidents,
         clock=wiring.clock,
+        time_zone=wiring.settings.time_zone,
         uses=uses,
         exports=exports,
     )
     await monitor.start()
+    wiring.metrics.registry.register(MonitorGauges(lambda: monitor.newest))
+    if settings.daemon_log:
+        daemon_log = DaemonLog(
+            LineFile(
+                wiring.settings.service_home("monitor") / "status.jsonl",
+                max_bytes=settings.daemon_log_bytes,
+                files=settings.daemon_log_files,
+            ),
+            clock=wiring.clock,
+            interval_s=settings.daemon_log_interval_s,
+        )
+        incidents.listen(daemon_log.note_incident)
+        wiring.spawn("daemon log", lambda: daemon_log.run(lambda: monitor.newest, monitor.watch))
 
     async def until_stopped() -> None:
         # Ends the streams before the server drains: their watchers would hold it up for the whole grace.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -42,7 +42,7 @@ class Board(Generic[T]):
         self._closed = True
         self._wake()
 
-    async def watch(self, after_seq: int, *, keep_alive_s: float) -> AsyncIterator[Posted[T]]:
+    async def watch(self, after_seq: int, *, keep_alive_s: float) -> AsyncGenerator[Posted[T], None]:
         """The state (unless ``after_seq`` is its number), each change, and repeats as keep-alives.
 
         A number above the present one comes from an earlier process: its holder gets the state at once.

@@ -21,6 +21,19 @@ corroborate_interval_s     10         time between looks at these three witnesse
 history_days               14         stored answers older than this are removed
 history_rows_per_probe     50000      … and those beyond this number, oldest first
 keep_alive_s               15         time between keep-alives of a stream
+incident_after_looks       3          bad looks at a probe in a row that make an incident
+incident_after_s           60         … or a bad look after so much trouble, well moments included
+incident_stable_s          120        an incident ends when its probe was well for so long
+incident_days              365        resolved incidents older than this are removed
+activity_half_life_weeks   4          after so many weeks an hour of activity weighs half in the profile
+busy_probability           0.5        users count as expected from this part of the weighted past weeks on
+activity_days              400        hours of activity older than this are removed
+gpu_watch_interval_s       2          time between NVML's readings while somebody watches the GPUs
+gpu_timeout_s              5          NVML hangs when it has not answered after this
+daemon_log                 true       whether status.jsonl is written under NIGHTSHIFT_HOME/monitor
+daemon_log_interval_s      30         time between its lines of status
+daemon_log_bytes           8388608    its file is rotated beyond this size
+daemon_log_files           4          so many files of it are kept, the present one included
 database_url               ""         the store; empty means SQLite under NIGHTSHIFT_HOME/monitor
 =========================  =========  ======================================================================
 """
@@ -58,6 +71,19 @@ class MonitorSettings(ServiceSettings):
     history_days: float = Field(default=14.0, gt=0)
     history_rows_per_probe: int = Field(default=50_000, ge=1)
     keep_alive_s: float = Field(default=15.0, gt=0)
+    incident_after_looks: int = Field(default=3, ge=1)
+    incident_after_s: float = Field(default=60.0, ge=0)
+    incident_stable_s: float = Field(default=120.0, ge=0)
+    incident_days: float = Field(default=365.0, gt=0)
+    activity_half_life_weeks: float = Field(default=4.0, ge=1, le=52)
+    busy_probability: float = Field(default=0.5, gt=0, le=1)
+    activity_days: float = Field(default=400.0, ge=28)
+    gpu_watch_interval_s: float = Field(default=2.0, ge=0.1)
+    gpu_timeout_s: float = Field(default=5.0, gt=0, le=60)
+    daemon_log: bool = True
+    daemon_log_interval_s: float = Field(default=30.0, ge=0.1)
+    daemon_log_bytes: int = Field(default=8 * 2**20, ge=4_096)
+    daemon_log_files: int = Field(default=4, ge=1, le=100)
 
     @field_validator("platform_url", "gpu_service_url", "comfyui_url")
     @classmethod

@@ -98,6 +98,8 @@ class Idleness:
     last_activity: datetime | None
     quiet_remaining_s: float
     platform_up: bool
+    predicted_busy: datetime | None = None
+    """Beginning of the next hour in which users are expected; None while too little is known."""
 
 
 def judge(facts: Facts, now_ns: int) -> Judgement:

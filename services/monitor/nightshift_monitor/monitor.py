@@ -15,7 +15,10 @@ from nightshift_monitor.activity import NANOSECONDS, ActivityLedger, ActivityRep
 from nightshift_monitor.board import Board, Posted
 from nightshift_monitor.config import MonitorSettings
 from nightshift_monitor.declarations import ProbeDeclaration
+from nightshift_monitor.gpus import GpuReader, GpuWatch
+from nightshift_monitor.hours import ActivityHours, HourCount, Profile
 from nightshift_monitor.idleness import ExportsFact, Facts, Idleness, Judgement, UseFact, judge
+from nightshift_monitor.incidents import Incidents
 from nightshift_monitor.looks import Look
 from nightshift_monitor.observations import GpuReading, ProbeResult
 from nightshift_monitor.probing import Prober
@@ -49,14 +52,6 @@ class NewestExport(Protocol):
         ...
 
 
-class GpuReader(Protocol):
-    """Reads the GPUs."""
-
-    async def read(self) -> GpuReading:
-        """All GPUs now."""
-        ...
-
-
 class Monitor:
     """The monitor's core. ``start`` it inside an event loop; everything else runs on that loop."""
 
@@ -67,14 +62,24 @@ class Monitor:
         looks: Mapping[str, Look],
         records: Records,
         gpus: GpuReader,
+        incidents: Incidents,
         *,
         clock: Clock,
+        time_zone: str = "UTC",
         uses: Sequence[UseWitness] = (),
         exports: NewestExport | None = None,
     ) -> None:
         self._settings = settings
         self._records = records
-        self._gpu_reader = gpus
+        self._gpus = GpuWatch(
+            gpus, interval_s=settings.gpu_watch_interval_s, keep_alive_s=settings.keep_alive_s
+        )
+        self._incidents = incidents
+        self._hours = ActivityHours(
+            time_zone,
+            half_life_weeks=settings.activity_half_life_weeks,
+            busy_probability=settings.busy_probability,
+        )
         self._clock = clock
         self._uses = tuple(uses)
         self._exports = exports
@@ -90,7 +95,6 @@ class Monitor:
         self._board: Board[StatusView]
         self._use_facts: tuple[UseFact, ...] = ()
         self._exports_fact: ExportsFact | None = None
-        self._gpu_reading = GpuReading((), "NVML was not asked yet")
         self._verdict: Judgement
         self._verdict_since: datetime
         self._timer: asyncio.TimerHandle | None = None
@@ -107,13 +111,17 @@ class Monitor:
         self._ledger = ActivityLedger(
             record, now=now, now_ns=now_ns, in_flight_timeout_s=self._settings.in_flight_timeout_s
         )
-        self._prober.recall(await self._records.latest_results([probe.name for probe in self._prober.probes]))
-        self._gpu_reading = await self._gpu_reader.read()
+        self._hours.recall(*await self._records.load_hours(now - self._hours.memory))
+        names = [probe.name for probe in self._prober.probes]
+        self._prober.recall(await self._records.latest_results(names))
+        await self._incidents.start(names)
+        await self._gpus.read()
         await self._ask_witnesses()
         self._verdict = self._judge()
         self._verdict_since = now
         self._board = Board(self._view())
         self._arm(self._verdict)
+        self._incidents.listen(lambda _: self.evaluate())
         self._prober.start()
         self._run(self._save_for_ever())
         self._run(self._prune_for_ever())
@@ -130,6 +138,7 @@ class Monitor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
         await self._prober.stop()
+        self._gpus.close()
         self._board.close()
         # Counted rather than asked of the event: a saving may have been cut short just now.
         if self._saved_count != self._noted_count:
@@ -141,7 +150,9 @@ class Monitor:
 
         A store that cannot be written does not keep a user from counting.
         """
-        self._ledger.note(report, now=self._clock.now(), now_ns=self._clock.boottime_ns())
+        now = self._clock.now()
+        self._ledger.note(report, now=now, now_ns=self._clock.boottime_ns())
+        self._hours.note(report, now)
         self._noted_count += 1
         self._unsaved.set()
         self.evaluate()
@@ -153,14 +164,35 @@ class Monitor:
 
     async def status(self) -> StatusView:
         """Everything now; the GPUs are read afresh."""
-        self._gpu_reading = await self._gpu_reader.read()
+        await self._gpus.read()
         self.evaluate()
         return self._view()
 
     async def gpus(self) -> GpuReading:
         """The GPUs now."""
-        self._gpu_reading = await self._gpu_reader.read()
-        return self._gpu_reading
+        return await self._gpus.read()
+
+    def watch_gpus(self, after_seq: int) -> AsyncIterator[Posted[GpuReading]]:
+        """The GPUs first (or only changes after ``after_seq``), then each change, and keep-alives."""
+        return self._gpus.watch(after_seq)
+
+    @property
+    def incidents(self) -> Incidents:
+        """What went wrong for longer than a glitch."""
+        return self._incidents
+
+    def profile(self) -> Profile:
+        """What past weeks tell of each hour of the week."""
+        return self._hours.profile(self._clock.now())
+
+    async def activity_hours(self, *, before_us: int, limit: int) -> list[tuple[int, datetime, HourCount]]:
+        """Kept hours with their positions, newest first, those before a position (0 for all)."""
+        return await self._records.list_hours(before_us=before_us, limit=limit)
+
+    @property
+    def newest(self) -> StatusView:
+        """The status as it was posted last; from any thread."""
+        return self._board.newest.state
 
     def watch(self, after_seq: int) -> AsyncIterator[Posted[StatusView]]:
         """The status first (or only changes after ``after_seq``), then each change, and keep-alives."""
@@ -250,14 +282,16 @@ class Monitor:
             last_activity=self._ledger.last_activity,
             quiet_remaining_s=self._verdict.quiet_remaining_ns / NANOSECONDS,
             platform_up=self._verdict.platform_up,
+            predicted_busy=self._hours.predicted(self._clock.now()),
         )
 
     def _view(self) -> StatusView:
         return StatusView(
             time=self._clock.now(),
             probes=tuple(self._probe_view(probe) for probe in self._prober.probes),
-            gpus=self._gpu_reading,
+            gpus=self._gpus.latest,
             idleness=self._idleness(),
+            incidents=self._incidents.unresolved,
         )
 
     def _probe_view(self, probe: ProbeDeclaration) -> ProbeView:
@@ -265,13 +299,14 @@ class Monitor:
 
     async def _on_result(self, result: ProbeResult) -> None:
         if self._prober.probe(ProbeName(result.probe)).kind == "gpu":
-            self._gpu_reading = await self._gpu_reader.read()
+            await self._gpus.read()
         self.evaluate()
         try:
             await self._records.append_result(result)
         except NightshiftError as error:
             # The answer stands in memory; a monitor that cannot write its history still has to watch.
             _LOG.warning("a probe's answer could not be stored: %s", error, extra={"probe": result.probe})
+        await self._incidents.observe(result)
 
     async def _ask_witnesses(self) -> None:
         self._use_facts = tuple(await asyncio.gather(*(witness.ask() for witness in self._uses)))
@@ -298,16 +333,26 @@ class Monitor:
     async def _save(self) -> None:
         noted_count = self._noted_count
         record = self._ledger.record(now=self._clock.now(), now_ns=self._clock.boottime_ns())
-        await self._records.save_activity(record)
+        hours = self._hours.take_unsaved()
+        try:
+            await self._records.save_activity(record, hours)
+        except NightshiftError:
+            self._hours.give_back(hours)
+            raise
         self._saved_count = noted_count
 
     async def _prune_for_ever(self) -> None:
         while True:
             try:
-                before = self._clock.now() - timedelta(days=self._settings.history_days)
-                await self._records.prune(before=before, rows_per_probe=self._settings.history_rows_per_probe)
+                now, settings = self._clock.now(), self._settings
+                await self._records.prune(
+                    before=now - timedelta(days=settings.history_days),
+                    rows_per_probe=settings.history_rows_per_probe,
+                )
+                await self._records.prune_hours(before=now - timedelta(days=settings.activity_days))
+                await self._incidents.prune(before=now - timedelta(days=settings.incident_days))
             except NightshiftError as error:
-                _LOG.warning("old answers could not be removed: %s", error)
+                _LOG.warning("what is old could not be removed: %s", error)
             await asyncio.sleep(PRUNE_INTERVAL_S)
 
     def _run(self, work: Coroutine[None, None, None]) -> None:

@@ -47,6 +47,8 @@ class GpuProcess:
 
     pid: int
     used_bytes: int
+    kind: str = "compute"
+    """``compute``, ``graphics`` or ``compute,graphics``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,12 @@ class Gpu:
     used_bytes: int
     utilization_percent: int
     processes: tuple[GpuProcess, ...]
+    detail: str = ""
+    """What NVML does not tell of it, and why."""
+    mig: bool = False
+    """Whether it is divided into instances."""
+    failed: bool = False
+    """Whether it is lost or in need of a reset; its figures are 0 then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +75,5 @@ class GpuReading:
 
     gpus: tuple[Gpu, ...]
     detail: str
+    failed: bool = False
+    """Whether something that was there does not answer: NVML hangs, or a GPU is lost."""

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from nightshift_monitor.declarations import ProbeDeclaration
 from nightshift_monitor.idleness import Idleness
+from nightshift_monitor.incidents import Incident
 from nightshift_monitor.observations import GpuReading, ProbeResult, ProbeState
 
 
@@ -21,12 +22,13 @@ class ProbeView:
 
 @dataclass(frozen=True, slots=True)
 class StatusView:
-    """Probes by name, GPUs, and the verdict, at one instant (UTC)."""
+    """Probes by name, GPUs, the verdict, and unresolved incidents, at one instant (UTC)."""
 
     time: datetime
     probes: tuple[ProbeView, ...]
     gpus: GpuReading
     idleness: Idleness
+    incidents: tuple[Incident, ...] = ()
 
     def outline(self) -> tuple[object, ...]:
         """What a watcher must hear of at once when it changes; readings that merely move are left out."""
@@ -35,4 +37,7 @@ class StatusView:
             for view in self.probes
         )
         reasons = tuple((reason.code, reason.allows_idle) for reason in self.idleness.reasons)
-        return self.idleness.idle, self.idleness.platform_up, reasons, states
+        incidents = tuple(
+            (incident.id, incident.state, incident.worst, incident.flap_count) for incident in self.incidents
+        )
+        return self.idleness.idle, self.idleness.platform_up, reasons, states, incidents

@@ -48,7 +48,7 @@ from nightshift_skills.health import HealthCheck
 from nightshift_skills.lockdown import Lockdown
 from nightshift_skills.pauses import Pauses
 from nightshift_skills.planner import Planner
-from nightshift_skills.ports import ACTING_SERVICES
+from nightshift_skills.ports import ACTING_SERVICES, AUDITED_SERVICES
 from nightshift_skills.preemption import Preemptor
 from nightshift_skills.preemption_log import PreemptionLog
 from nightshift_skills.progress import Progress
@@ -77,8 +77,6 @@ from nightshift_skills.stops import Leases, Stops
 from nightshift_skills.store import plane
 from nightshift_skills.store.reports import KeptReports, list_reports
 from nightshift_skills.triggers import Triggers
-
-_SERVICES = ("monitor", *ACTING_SERVICES)
 
 
 async def wire(wiring: Wiring) -> None:
@@ -112,8 +110,8 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
         return channel_to(told.get(service, f"127.0.0.1:{port}"), service, credential)
 
     # Skills asks itself, too: set_autonomy has its effect here, under a grant like any other.
-    mains = {service: dial(service, control=False) for service in (*_SERVICES, "skills")}
-    controls = {service: dial(service, control=True) for service in ACTING_SERVICES}
+    mains = {service: dial(service, control=False) for service in (*AUDITED_SERVICES, "skills")}
+    controls = {service: dial(service, control=True) for service in AUDITED_SERVICES}
     wiring.on_stop(lambda: close_all([*mains.values(), *controls.values()]))
 
     # The first transaction of a start raises the fence: it begins the next block.
@@ -307,7 +305,7 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
     sealer = Sealer(
         books=books,
         outboxes=OutboxClient(controls),
-        services=ACTING_SERVICES,
+        services=AUDITED_SERVICES,
         checkpoints=checkpoints,
         private_key=load_private_key(wiring.settings, "audit"),
         checkpoint_interval_s=settings.checkpoint_interval_s,

@@ -19,6 +19,8 @@ from nightshift.trainer.v1 import trainer_service_pb2 as trainer_pb
 
 # Services that act: they have a fence gate, work to stop, and an outbox.
 ACTING_SERVICES = ("experience", "lab", "trainer")
+# Services whose outboxes are sealed: these, and monitor, which takes people's word on incidents.
+AUDITED_SERVICES = ("monitor", *ACTING_SERVICES)
 
 
 class MonitorPort(Protocol):

@@ -76,10 +76,45 @@ class MonitorServiceStub:
                 request_serializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.ListGpusRequest.SerializeToString,
                 response_deserializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.ListGpusResponse.FromString,
                 _registered_method=True)
+        self.WatchGpus = channel.unary_stream(
+                '/nightshift.monitor.v1.MonitorService/WatchGpus',
+                request_serializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.WatchGpusRequest.SerializeToString,
+                response_deserializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.WatchGpusResponse.FromString,
+                _registered_method=True)
         self.GetIdleness = channel.unary_unary(
                 '/nightshift.monitor.v1.MonitorService/GetIdleness',
                 request_serializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.GetIdlenessRequest.SerializeToString,
                 response_deserializer=nightshift_dot_monitor_dot_v1_dot_resources__pb2.Idleness.FromString,
+                _registered_method=True)
+        self.ListActivity = channel.unary_unary(
+                '/nightshift.monitor.v1.MonitorService/ListActivity',
+                request_serializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.ListActivityRequest.SerializeToString,
+                response_deserializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.ListActivityResponse.FromString,
+                _registered_method=True)
+        self.GetActivityProfile = channel.unary_unary(
+                '/nightshift.monitor.v1.MonitorService/GetActivityProfile',
+                request_serializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.GetActivityProfileRequest.SerializeToString,
+                response_deserializer=nightshift_dot_monitor_dot_v1_dot_resources__pb2.ActivityProfile.FromString,
+                _registered_method=True)
+        self.ListIncidents = channel.unary_unary(
+                '/nightshift.monitor.v1.MonitorService/ListIncidents',
+                request_serializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.ListIncidentsRequest.SerializeToString,
+                response_deserializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.ListIncidentsResponse.FromString,
+                _registered_method=True)
+        self.GetIncident = channel.unary_unary(
+                '/nightshift.monitor.v1.MonitorService/GetIncident',
+                request_serializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.GetIncidentRequest.SerializeToString,
+                response_deserializer=nightshift_dot_monitor_dot_v1_dot_resources__pb2.Incident.FromString,
+                _registered_method=True)
+        self.AcknowledgeIncident = channel.unary_unary(
+                '/nightshift.monitor.v1.MonitorService/AcknowledgeIncident',
+                request_serializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.AcknowledgeIncidentRequest.SerializeToString,
+                response_deserializer=nightshift_dot_monitor_dot_v1_dot_resources__pb2.Incident.FromString,
+                _registered_method=True)
+        self.ResolveIncident = channel.unary_unary(
+                '/nightshift.monitor.v1.MonitorService/ResolveIncident',
+                request_serializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.ResolveIncidentRequest.SerializeToString,
+                response_deserializer=nightshift_dot_monitor_dot_v1_dot_resources__pb2.Incident.FromString,
                 _registered_method=True)
 
 
@@ -144,8 +179,65 @@ class MonitorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchGpus(self, request, context):
+        """The GPUs first, then each change of what NVML tells (memory, utilisation, processes, a GPU that is lost). A
+        keep-alive repeats the last state each 15 s. Resume with after_seq; a slow reader gets the newest state. NVML is
+        asked each few seconds while somebody watches.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetIdleness(self, request, context):
         """Whether the machine is idle, with reasons.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListActivity(self, request, context):
+        """Kept hours of activity, newest first; hours without any are not listed. What was reported within the last second
+        may be missing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetActivityProfile(self, request, context):
+        """How likely users are in each hour of the week, and when they are next expected.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListIncidents(self, request, context):
+        """Incidents, newest first. Errors: INVALID_ARGUMENT ENUM_REQUIRED for an unspecified state.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetIncident(self, request, context):
+        """One incident. Errors: NOT_FOUND INCIDENT_UNKNOWN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcknowledgeIncident(self, request, context):
+        """Says that a person has seen an open incident; audited. The same person again gets the incident as it is, with the
+        first comment. Errors: NOT_FOUND INCIDENT_UNKNOWN; FAILED_PRECONDITION INCIDENT_ACKNOWLEDGED (by somebody else),
+        INCIDENT_RESOLVED; INVALID_ARGUMENT FIELD_INVALID (comment), PERMISSION_DENIED ROLE_INSUFFICIENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveIncident(self, request, context):
+        """Closes an incident by a person's word; audited. Its probe is judged anew from then on: one that stays bad opens
+        another incident. The same person again gets the incident as it is. Errors: NOT_FOUND INCIDENT_UNKNOWN;
+        FAILED_PRECONDITION INCIDENT_RESOLVED (by itself or by somebody else); INVALID_ARGUMENT FIELD_INVALID (comment),
+        PERMISSION_DENIED ROLE_INSUFFICIENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -194,10 +286,45 @@ def add_MonitorServiceServicer_to_server(servicer, server):
                     request_deserializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.ListGpusRequest.FromString,
                     response_serializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.ListGpusResponse.SerializeToString,
             ),
+            'WatchGpus': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchGpus,
+                    request_deserializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.WatchGpusRequest.FromString,
+                    response_serializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.WatchGpusResponse.SerializeToString,
+            ),
             'GetIdleness': grpc.unary_unary_rpc_method_handler(
                     servicer.GetIdleness,
                     request_deserializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.GetIdlenessRequest.FromString,
                     response_serializer=nightshift_dot_monitor_dot_v1_dot_resources__pb2.Idleness.SerializeToString,
+            ),
+            'ListActivity': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListActivity,
+                    request_deserializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.ListActivityRequest.FromString,
+                    response_serializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.ListActivityResponse.SerializeToString,
+            ),
+            'GetActivityProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetActivityProfile,
+                    request_deserializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.GetActivityProfileRequest.FromString,
+                    response_serializer=nightshift_dot_monitor_dot_v1_dot_resources__pb2.ActivityProfile.SerializeToString,
+            ),
+            'ListIncidents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListIncidents,
+                    request_deserializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.ListIncidentsRequest.FromString,
+                    response_serializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.ListIncidentsResponse.SerializeToString,
+            ),
+            'GetIncident': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetIncident,
+                    request_deserializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.GetIncidentRequest.FromString,
+                    response_serializer=nightshift_dot_monitor_dot_v1_dot_resources__pb2.Incident.SerializeToString,
+            ),
+            'AcknowledgeIncident': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcknowledgeIncident,
+                    request_deserializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.AcknowledgeIncidentRequest.FromString,
+                    response_serializer=nightshift_dot_monitor_dot_v1_dot_resources__pb2.Incident.SerializeToString,
+            ),
+            'ResolveIncident': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveIncident,
+                    request_deserializer=nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.ResolveIncidentRequest.FromString,
+                    response_serializer=nightshift_dot_monitor_dot_v1_dot_resources__pb2.Incident.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -428,6 +555,33 @@ class MonitorService:
             _registered_method=True)
 
     @staticmethod
+    def WatchGpus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/nightshift.monitor.v1.MonitorService/WatchGpus',
+            nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.WatchGpusRequest.SerializeToString,
+            nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.WatchGpusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetIdleness(request,
             target,
             options=(),
@@ -444,6 +598,168 @@ class MonitorService:
             '/nightshift.monitor.v1.MonitorService/GetIdleness',
             nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.GetIdlenessRequest.SerializeToString,
             nightshift_dot_monitor_dot_v1_dot_resources__pb2.Idleness.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListActivity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.monitor.v1.MonitorService/ListActivity',
+            nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.ListActivityRequest.SerializeToString,
+            nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.ListActivityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetActivityProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.monitor.v1.MonitorService/GetActivityProfile',
+            nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.GetActivityProfileRequest.SerializeToString,
+            nightshift_dot_monitor_dot_v1_dot_resources__pb2.ActivityProfile.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListIncidents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.monitor.v1.MonitorService/ListIncidents',
+            nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.ListIncidentsRequest.SerializeToString,
+            nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.ListIncidentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetIncident(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.monitor.v1.MonitorService/GetIncident',
+            nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.GetIncidentRequest.SerializeToString,
+            nightshift_dot_monitor_dot_v1_dot_resources__pb2.Incident.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcknowledgeIncident(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.monitor.v1.MonitorService/AcknowledgeIncident',
+            nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.AcknowledgeIncidentRequest.SerializeToString,
+            nightshift_dot_monitor_dot_v1_dot_resources__pb2.Incident.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveIncident(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.monitor.v1.MonitorService/ResolveIncident',
+            nightshift_dot_monitor_dot_v1_dot_monitor__service__pb2.ResolveIncidentRequest.SerializeToString,
+            nightshift_dot_monitor_dot_v1_dot_resources__pb2.Incident.FromString,
             options,
             channel_credentials,
             insecure,

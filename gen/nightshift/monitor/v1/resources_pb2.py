@@ -26,27 +26,37 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%nightshift/monitor/v1/resources.proto\x12\x15nightshift.monitor.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa6\x01\n\x05Probe\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x10\n\x08platform\x18\x04 \x01(\x08\x12+\n\x08interval\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x06latest\x18\x06 \x01(\x0b\x32\".nightshift.monitor.v1.ProbeResult\"\xba\x01\n\x0bProbeResult\x12\r\n\x05probe\x18\x01 \x01(\t\x12\x30\n\x05state\x18\x02 \x01(\x0e\x32!.nightshift.monitor.v1.ProbeState\x12.\n\nprobe_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07latency\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"\xa6\x01\n\x03Gpu\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x03\x12\x12\n\nused_bytes\x18\x04 \x01(\x03\x12\x1b\n\x13utilization_percent\x18\x05 \x01(\x05\x12\x34\n\tprocesses\x18\x06 \x03(\x0b\x32!.nightshift.monitor.v1.GpuProcess\"-\n\nGpuProcess\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x12\n\nused_bytes\x18\x02 \x01(\x03\"\xba\x02\n\x08Idleness\x12\x0c\n\x04idle\x18\x01 \x01(\x08\x12\x36\n\x07reasons\x18\x02 \x03(\x0b\x32%.nightshift.monitor.v1.IdlenessReason\x12.\n\nsince_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12last_activity_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0fquiet_remaining\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bplatform_up\x18\x06 \x01(\x08\x12\x37\n\x13predicted_busy_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"D\n\x0eIdlenessReason\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x13\n\x0b\x61llows_idle\x18\x02 \x01(\x08\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xd8\x01\n\x06Status\x12/\n\x0bstatus_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x06probes\x18\x02 \x03(\x0b\x32\x1c.nightshift.monitor.v1.Probe\x12(\n\x04gpus\x18\x03 \x03(\x0b\x32\x1a.nightshift.monitor.v1.Gpu\x12\x12\n\ngpu_detail\x18\x04 \x01(\t\x12\x31\n\x08idleness\x18\x05 \x01(\x0b\x32\x1f.nightshift.monitor.v1.Idleness*\x86\x01\n\nProbeState\x12\x1b\n\x17PROBE_STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0ePROBE_STATE_UP\x10\x01\x12\x18\n\x14PROBE_STATE_DEGRADED\x10\x02\x12\x14\n\x10PROBE_STATE_DOWN\x10\x03\x12\x17\n\x13PROBE_STATE_UNKNOWN\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%nightshift/monitor/v1/resources.proto\x12\x15nightshift.monitor.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa6\x01\n\x05Probe\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x10\n\x08platform\x18\x04 \x01(\x08\x12+\n\x08interval\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x06latest\x18\x06 \x01(\x0b\x32\".nightshift.monitor.v1.ProbeResult\"\xba\x01\n\x0bProbeResult\x12\r\n\x05probe\x18\x01 \x01(\t\x12\x30\n\x05state\x18\x02 \x01(\x0e\x32!.nightshift.monitor.v1.ProbeState\x12.\n\nprobe_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07latency\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"\xd3\x01\n\x03Gpu\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x03\x12\x12\n\nused_bytes\x18\x04 \x01(\x03\x12\x1b\n\x13utilization_percent\x18\x05 \x01(\x05\x12\x34\n\tprocesses\x18\x06 \x03(\x0b\x32!.nightshift.monitor.v1.GpuProcess\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t\x12\x0b\n\x03mig\x18\x08 \x01(\x08\x12\x0e\n\x06\x66\x61iled\x18\t \x01(\x08\";\n\nGpuProcess\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x12\n\nused_bytes\x18\x02 \x01(\x03\x12\x0c\n\x04kind\x18\x03 \x01(\t\"\xba\x02\n\x08Idleness\x12\x0c\n\x04idle\x18\x01 \x01(\x08\x12\x36\n\x07reasons\x18\x02 \x03(\x0b\x32%.nightshift.monitor.v1.IdlenessReason\x12.\n\nsince_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12last_activity_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0fquiet_remaining\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bplatform_up\x18\x06 \x01(\x08\x12\x37\n\x13predicted_busy_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"D\n\x0eIdlenessReason\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x13\n\x0b\x61llows_idle\x18\x02 \x01(\x08\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x8c\x02\n\x06Status\x12/\n\x0bstatus_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x06probes\x18\x02 \x03(\x0b\x32\x1c.nightshift.monitor.v1.Probe\x12(\n\x04gpus\x18\x03 \x03(\x0b\x32\x1a.nightshift.monitor.v1.Gpu\x12\x12\n\ngpu_detail\x18\x04 \x01(\t\x12\x31\n\x08idleness\x18\x05 \x01(\x0b\x32\x1f.nightshift.monitor.v1.Idleness\x12\x32\n\tincidents\x18\x06 \x03(\x0b\x32\x1f.nightshift.monitor.v1.Incident\"\x90\x04\n\x08Incident\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05probe\x18\x02 \x01(\t\x12\x33\n\x05state\x18\x03 \x01(\x0e\x32$.nightshift.monitor.v1.IncidentState\x12\x36\n\x0bworst_state\x18\x04 \x01(\x0e\x32!.nightshift.monitor.v1.ProbeState\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\topen_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_bad_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nflap_count\x18\t \x01(\x05\x12\x14\n\x0c\x61\x63knowledger\x18\n \x01(\t\x12\x34\n\x10\x61\x63knowledge_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13\x61\x63knowledge_comment\x18\x0c \x01(\t\x12\x30\n\x0cresolve_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08resolver\x18\x0e \x01(\t\x12\x17\n\x0fresolve_comment\x18\x0f \x01(\t\"p\n\x0c\x41\x63tivityHour\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x61\x63tivity_count\x18\x02 \x01(\x03\x12\x18\n\x10generation_count\x18\x03 \x01(\x03\"\xdb\x01\n\x0f\x41\x63tivityProfile\x12\x11\n\ttime_zone\x18\x01 \x01(\t\x12.\n\nfirst_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x05slots\x18\x03 \x03(\x0b\x32#.nightshift.monitor.v1.ActivitySlot\x12\x37\n\x13predicted_busy_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x62usy_probability\x18\x05 \x01(\x01\"_\n\x0c\x41\x63tivitySlot\x12\x0f\n\x07weekday\x18\x01 \x01(\x05\x12\x0c\n\x04hour\x18\x02 \x01(\x05\x12\x13\n\x0bprobability\x18\x03 \x01(\x01\x12\x1b\n\x13mean_activity_count\x18\x04 \x01(\x01*\x86\x01\n\nProbeState\x12\x1b\n\x17PROBE_STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0ePROBE_STATE_UP\x10\x01\x12\x18\n\x14PROBE_STATE_DEGRADED\x10\x02\x12\x14\n\x10PROBE_STATE_DOWN\x10\x03\x12\x17\n\x13PROBE_STATE_UNKNOWN\x10\x04*\x86\x01\n\rIncidentState\x12\x1e\n\x1aINCIDENT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13INCIDENT_STATE_OPEN\x10\x01\x12\x1f\n\x1bINCIDENT_STATE_ACKNOWLEDGED\x10\x02\x12\x1b\n\x17INCIDENT_STATE_RESOLVED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'nightshift.monitor.v1.resources_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PROBESTATE']._serialized_start=1310
-  _globals['_PROBESTATE']._serialized_end=1444
+  _globals['_PROBESTATE']._serialized_start=2385
+  _globals['_PROBESTATE']._serialized_end=2519
+  _globals['_INCIDENTSTATE']._serialized_start=2522
+  _globals['_INCIDENTSTATE']._serialized_end=2656
   _globals['_PROBE']._serialized_start=130
   _globals['_PROBE']._serialized_end=296
   _globals['_PROBERESULT']._serialized_start=299
   _globals['_PROBERESULT']._serialized_end=485
   _globals['_GPU']._serialized_start=488
-  _globals['_GPU']._serialized_end=654
-  _globals['_GPUPROCESS']._serialized_start=656
-  _globals['_GPUPROCESS']._serialized_end=701
-  _globals['_IDLENESS']._serialized_start=704
-  _globals['_IDLENESS']._serialized_end=1018
-  _globals['_IDLENESSREASON']._serialized_start=1020
-  _globals['_IDLENESSREASON']._serialized_end=1088
-  _globals['_STATUS']._serialized_start=1091
-  _globals['_STATUS']._serialized_end=1307
+  _globals['_GPU']._serialized_end=699
+  _globals['_GPUPROCESS']._serialized_start=701
+  _globals['_GPUPROCESS']._serialized_end=760
+  _globals['_IDLENESS']._serialized_start=763
+  _globals['_IDLENESS']._serialized_end=1077
+  _globals['_IDLENESSREASON']._serialized_start=1079
+  _globals['_IDLENESSREASON']._serialized_end=1147
+  _globals['_STATUS']._serialized_start=1150
+  _globals['_STATUS']._serialized_end=1418
+  _globals['_INCIDENT']._serialized_start=1421
+  _globals['_INCIDENT']._serialized_end=1949
+  _globals['_ACTIVITYHOUR']._serialized_start=1951
+  _globals['_ACTIVITYHOUR']._serialized_end=2063
+  _globals['_ACTIVITYPROFILE']._serialized_start=2066
+  _globals['_ACTIVITYPROFILE']._serialized_end=2285
+  _globals['_ACTIVITYSLOT']._serialized_start=2287
+  _globals['_ACTIVITYSLOT']._serialized_end=2382
 # @@protoc_insertion_point(module_scope)

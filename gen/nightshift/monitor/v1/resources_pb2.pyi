@@ -53,6 +53,34 @@ PROBE_STATE_UNKNOWN: ProbeState.ValueType  # 4
 """Cannot be known here (for example no NVML library); never counted as down."""
 Global___ProbeState: _TypeAlias = ProbeState  # noqa: Y015
 
+class _IncidentState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _IncidentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IncidentState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INCIDENT_STATE_UNSPECIFIED: _IncidentState.ValueType  # 0
+    """Not set."""
+    INCIDENT_STATE_OPEN: _IncidentState.ValueType  # 1
+    """Nobody has said that they saw it."""
+    INCIDENT_STATE_ACKNOWLEDGED: _IncidentState.ValueType  # 2
+    """A person has seen it; it goes on."""
+    INCIDENT_STATE_RESOLVED: _IncidentState.ValueType  # 3
+    """Over: the probe was well for the stable time, or a person said so."""
+
+class IncidentState(_IncidentState, metaclass=_IncidentStateEnumTypeWrapper):
+    """Where an incident stands."""
+
+INCIDENT_STATE_UNSPECIFIED: IncidentState.ValueType  # 0
+"""Not set."""
+INCIDENT_STATE_OPEN: IncidentState.ValueType  # 1
+"""Nobody has said that they saw it."""
+INCIDENT_STATE_ACKNOWLEDGED: IncidentState.ValueType  # 2
+"""A person has seen it; it goes on."""
+INCIDENT_STATE_RESOLVED: IncidentState.ValueType  # 3
+"""Over: the probe was well for the stable time, or a person said so."""
+Global___IncidentState: _TypeAlias = IncidentState  # noqa: Y015
+
 @_typing.final
 class Probe(_message.Message):
     """One declared thing to look at."""
@@ -153,6 +181,9 @@ class Gpu(_message.Message):
     USED_BYTES_FIELD_NUMBER: _builtins.int
     UTILIZATION_PERCENT_FIELD_NUMBER: _builtins.int
     PROCESSES_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    MIG_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Index in NVML's order."""
     display_name: _builtins.str
@@ -163,6 +194,14 @@ class Gpu(_message.Message):
     """Memory in use by anybody."""
     utilization_percent: _builtins.int
     """Percent of the last sample period with a kernel running, 0 to 100."""
+    detail: _builtins.str
+    """What NVML does not tell of this GPU, and why ("utilisation: Not Supported", "GPU is lost"); empty where it told
+    everything.
+    """
+    mig: _builtins.bool
+    """Whether the card is divided into instances (MIG); utilisation is not told as a whole then."""
+    failed: _builtins.bool
+    """Whether the GPU has failed: lost, or in need of a reset. The figures are 0 then."""
     @_builtins.property
     def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuProcess]:
         """Who holds memory."""
@@ -176,10 +215,13 @@ class Gpu(_message.Message):
         used_bytes: _builtins.int = ...,
         utilization_percent: _builtins.int = ...,
         processes: _abc.Iterable[Global___GpuProcess] | None = ...,
+        detail: _builtins.str = ...,
+        mig: _builtins.bool = ...,
+        failed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "index", b"index", "processes", b"processes", "total_bytes", b"total_bytes", "used_bytes", b"used_bytes", "utilization_percent", b"utilization_percent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "display_name", b"display_name", "failed", b"failed", "index", b"index", "mig", b"mig", "processes", b"processes", "total_bytes", b"total_bytes", "used_bytes", b"used_bytes", "utilization_percent", b"utilization_percent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -193,19 +235,23 @@ class GpuProcess(_message.Message):
 
     PID_FIELD_NUMBER: _builtins.int
     USED_BYTES_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     pid: _builtins.int
     """Process id on this host."""
     used_bytes: _builtins.int
     """Memory it holds; 0 where NVML does not say."""
+    kind: _builtins.str
+    """How it uses the GPU: "compute", "graphics" or "compute,graphics"."""
     def __init__(
         self,
         *,
         pid: _builtins.int = ...,
         used_bytes: _builtins.int = ...,
+        kind: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pid", b"pid", "used_bytes", b"used_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "pid", b"pid", "used_bytes", b"used_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -246,7 +292,10 @@ class Idleness(_message.Message):
 
     @_builtins.property
     def predicted_busy_time(self) -> _timestamp_pb2.Timestamp:
-        """When users are next expected, from the hourly profile of past activity; unset while too little is known."""
+        """When users are next expected: the beginning of an hour of the week in which they were there often, from the hourly
+        profile of past activity. Not after now where they are expected already. Unset while fewer than two weeks are
+        known, and where no hour of the week stands out.
+        """
 
     def __init__(
         self,
@@ -310,6 +359,7 @@ class Status(_message.Message):
     GPUS_FIELD_NUMBER: _builtins.int
     GPU_DETAIL_FIELD_NUMBER: _builtins.int
     IDLENESS_FIELD_NUMBER: _builtins.int
+    INCIDENTS_FIELD_NUMBER: _builtins.int
     gpu_detail: _builtins.str
     """Why gpus is empty, if it is."""
     @_builtins.property
@@ -328,6 +378,10 @@ class Status(_message.Message):
     def idleness(self) -> Global___Idleness:
         """Whether the machine is idle, and why."""
 
+    @_builtins.property
+    def incidents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Incident]:
+        """Incidents that are not resolved, oldest first."""
+
     def __init__(
         self,
         *,
@@ -336,11 +390,210 @@ class Status(_message.Message):
         gpus: _abc.Iterable[Global___Gpu] | None = ...,
         gpu_detail: _builtins.str = ...,
         idleness: Global___Idleness | None = ...,
+        incidents: _abc.Iterable[Global___Incident] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["idleness", b"idleness", "status_time", b"status_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_detail", b"gpu_detail", "gpus", b"gpus", "idleness", b"idleness", "probes", b"probes", "status_time", b"status_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_detail", b"gpu_detail", "gpus", b"gpus", "idleness", b"idleness", "incidents", b"incidents", "probes", b"probes", "status_time", b"status_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Status: _TypeAlias = Status  # noqa: Y015
+
+@_typing.final
+class Incident(_message.Message):
+    """A probe that was bad for longer than a glitch. A probe that comes and goes has one incident, not many."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PROBE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    WORST_STATE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    OPEN_TIME_FIELD_NUMBER: _builtins.int
+    LAST_BAD_TIME_FIELD_NUMBER: _builtins.int
+    FLAP_COUNT_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGER_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGE_TIME_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGE_COMMENT_FIELD_NUMBER: _builtins.int
+    RESOLVE_TIME_FIELD_NUMBER: _builtins.int
+    RESOLVER_FIELD_NUMBER: _builtins.int
+    RESOLVE_COMMENT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Resource name. Format: "incidents/{incident}"."""
+    probe: _builtins.str
+    """Probe that was bad. Format: "probes/{probe}"."""
+    state: Global___IncidentState.ValueType
+    """Where it stands."""
+    worst_state: Global___ProbeState.ValueType
+    """The worst that was seen: DEGRADED or DOWN."""
+    detail: _builtins.str
+    """The last bad answer, in words."""
+    flap_count: _builtins.int
+    """How often the probe was well for a while and bad again, before the stable time was over."""
+    acknowledger: _builtins.str
+    """Who acknowledged it, as audit events name people; empty where nobody did."""
+    acknowledge_comment: _builtins.str
+    """What they said."""
+    resolver: _builtins.str
+    """Who resolved it; empty where it ended by itself."""
+    resolve_comment: _builtins.str
+    """What they said; or why it ended by itself."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """First bad look."""
+
+    @_builtins.property
+    def open_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was bad for long enough to count."""
+
+    @_builtins.property
+    def last_bad_time(self) -> _timestamp_pb2.Timestamp:
+        """Last bad look."""
+
+    @_builtins.property
+    def acknowledge_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    @_builtins.property
+    def resolve_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was resolved; absent before."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        probe: _builtins.str = ...,
+        state: Global___IncidentState.ValueType = ...,
+        worst_state: Global___ProbeState.ValueType = ...,
+        detail: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        open_time: _timestamp_pb2.Timestamp | None = ...,
+        last_bad_time: _timestamp_pb2.Timestamp | None = ...,
+        flap_count: _builtins.int = ...,
+        acknowledger: _builtins.str = ...,
+        acknowledge_time: _timestamp_pb2.Timestamp | None = ...,
+        acknowledge_comment: _builtins.str = ...,
+        resolve_time: _timestamp_pb2.Timestamp | None = ...,
+        resolver: _builtins.str = ...,
+        resolve_comment: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge_time", b"acknowledge_time", "last_bad_time", b"last_bad_time", "open_time", b"open_time", "resolve_time", b"resolve_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge_comment", b"acknowledge_comment", "acknowledge_time", b"acknowledge_time", "acknowledger", b"acknowledger", "detail", b"detail", "flap_count", b"flap_count", "last_bad_time", b"last_bad_time", "name", b"name", "open_time", b"open_time", "probe", b"probe", "resolve_comment", b"resolve_comment", "resolve_time", b"resolve_time", "resolver", b"resolver", "start_time", b"start_time", "state", b"state", "worst_state", b"worst_state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Incident: _TypeAlias = Incident  # noqa: Y015
+
+@_typing.final
+class ActivityHour(_message.Message):
+    """Activity of one hour."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    ACTIVITY_COUNT_FIELD_NUMBER: _builtins.int
+    GENERATION_COUNT_FIELD_NUMBER: _builtins.int
+    activity_count: _builtins.int
+    """Reports of users' activity."""
+    generation_count: _builtins.int
+    """Generations that began."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Beginning of the hour in the plane's time zone, as an instant."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        activity_count: _builtins.int = ...,
+        generation_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_count", b"activity_count", "generation_count", b"generation_count", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivityHour: _TypeAlias = ActivityHour  # noqa: Y015
+
+@_typing.final
+class ActivityProfile(_message.Message):
+    """What past weeks tell of each hour of the week."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    FIRST_TIME_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    PREDICTED_BUSY_TIME_FIELD_NUMBER: _builtins.int
+    BUSY_PROBABILITY_FIELD_NUMBER: _builtins.int
+    time_zone: _builtins.str
+    """IANA name of the zone that weekdays and hours are of."""
+    busy_probability: _builtins.float
+    """Probability from which users count as expected."""
+    @_builtins.property
+    def first_time(self) -> _timestamp_pb2.Timestamp:
+        """First kept hour with activity; absent where there is none."""
+
+    @_builtins.property
+    def slots(self) -> _containers.RepeatedCompositeFieldContainer[Global___ActivitySlot]:
+        """168 hours of the week, from Monday 0:00 on."""
+
+    @_builtins.property
+    def predicted_busy_time(self) -> _timestamp_pb2.Timestamp:
+        """As in Idleness."""
+
+    def __init__(
+        self,
+        *,
+        time_zone: _builtins.str = ...,
+        first_time: _timestamp_pb2.Timestamp | None = ...,
+        slots: _abc.Iterable[Global___ActivitySlot] | None = ...,
+        predicted_busy_time: _timestamp_pb2.Timestamp | None = ...,
+        busy_probability: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_time", b"first_time", "predicted_busy_time", b"predicted_busy_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_probability", b"busy_probability", "first_time", b"first_time", "predicted_busy_time", b"predicted_busy_time", "slots", b"slots", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivityProfile: _TypeAlias = ActivityProfile  # noqa: Y015
+
+@_typing.final
+class ActivitySlot(_message.Message):
+    """One hour of the week."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEEKDAY_FIELD_NUMBER: _builtins.int
+    HOUR_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
+    MEAN_ACTIVITY_COUNT_FIELD_NUMBER: _builtins.int
+    weekday: _builtins.int
+    """1 is Monday, 7 is Sunday."""
+    hour: _builtins.int
+    """0 to 23, local time."""
+    probability: _builtins.float
+    """Part of the past weeks in which users were there in this hour, 0 to 1; later weeks weigh more."""
+    mean_activity_count: _builtins.float
+    """Reports of activity in this hour, weighted likewise."""
+    def __init__(
+        self,
+        *,
+        weekday: _builtins.int = ...,
+        hour: _builtins.int = ...,
+        probability: _builtins.float = ...,
+        mean_activity_count: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hour", b"hour", "mean_activity_count", b"mean_activity_count", "probability", b"probability", "weekday", b"weekday"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivitySlot: _TypeAlias = ActivitySlot  # noqa: Y015

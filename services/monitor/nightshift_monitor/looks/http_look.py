@@ -7,6 +7,7 @@ import json
 import httpx
 
 from nightshift_monitor.declarations import ProbeDeclaration
+from nightshift_monitor.forbidden import forbidden_path
 from nightshift_monitor.observations import ProbeState, Seen
 
 # The platform exempts requests with this header from its activity reports: the plane must not pre-empt
@@ -15,9 +16,37 @@ PROBE_HEADERS = {"X-Nightshift-Probe": "1", "User-Agent": "nightshift-monitor"}
 MAX_BODY_BYTES = 256 * 1024
 
 
+class ForbiddenUrl(httpx.RequestError):
+    """A URL that must never be polled was about to be: nothing was sent."""
+
+
+class ProbeTransport(httpx.AsyncHTTPTransport):
+    """The one way out for the monitor's HTTP requests: each says who it is, none is for a forbidden URL.
+
+    Settings refuse such URLs already; what a redirect, or a caller of tomorrow, would ask for ends here.
+    """
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Sends a request.
+
+        Raises:
+            ForbiddenUrl: its URL is one that must never be polled.
+        """
+        path = forbidden_path(str(request.url))
+        if path is not None:
+            raise ForbiddenUrl(f"{path} must never be polled", request=request)
+        request.headers.update(PROBE_HEADERS)
+        return await super().handle_async_request(request)
+
+
 def new_http_client() -> httpx.AsyncClient:
     """A client that takes no proxy from the environment: probes are for hosts that are near."""
-    return httpx.AsyncClient(headers=PROBE_HEADERS, follow_redirects=False, trust_env=False)
+    return httpx.AsyncClient(
+        transport=ProbeTransport(trust_env=False),
+        headers=PROBE_HEADERS,
+        follow_redirects=False,
+        trust_env=False,
+    )
 
 
 class HttpLook:
