@@ -27,6 +27,7 @@ from nightshift_kit.ids import new_id
 from nightshift_kit.rpc.channels import RichError, decode_error
 from nightshift_kit.safe_files import FileEffects
 from nightshift_kit.storage import Database
+from nightshift_lab.changes import Changes
 from nightshift_lab.platform import Production, open_root
 from nightshift_lab.promotions import Promotions
 from nightshift_lab.proposals import Proposals
@@ -168,9 +169,10 @@ async def open_lab(home: Path, platform: Path, db: Database) -> AsyncIterator[La
         production = Production(root)
         outbox = Outbox("lab", clock)
         effects = FileEffects(root, db, clock=clock)
-        promotions = Promotions(db, effects, production, outbox, clock, new_id)
-        stack.callback(promotions.close)
-        promotions.recover()
+        changes = Changes(db, effects, production, outbox, clock)
+        promotions = Promotions(db, changes, clock, new_id)
+        stack.callback(changes.close)
+        changes.recover()
         servicer = LabServicer(Proposals(db, production, outbox, clock, new_id), promotions, production)
         services = [(pb_grpc.add_LabServiceServicer_to_server, servicer, SERVICE)]
         async with serving("lab", services, home=home, db=db) as running:

@@ -17,6 +17,7 @@ from nightshift_kit.settings import service_settings
 from nightshift_kit.storage import Database
 
 from .catalog import Catalog
+from .changes import Changes
 from .config import LabSettings
 from .errors import PlatformMissing
 from .platform import NoProduction, Production, open_root
@@ -46,11 +47,12 @@ async def wire(wiring: Wiring) -> None:
         production = Production(root)
         effects = FileEffects(root, db, clock=wiring.clock)
         wiring.spawn("files", functools.partial(_watch, effects))
-    promotions = Promotions(db, effects, production, outbox, wiring.clock, new_id)
-    wiring.on_stop(promotions.close)
+    changes = Changes(db, effects, production, outbox, wiring.clock)
+    promotions = Promotions(db, changes, wiring.clock, new_id)
+    wiring.on_stop(changes.close)
     proposals = Proposals(db, production, outbox, wiring.clock, new_id)
     # What a crash left between commit and rename, before anybody asks.
-    await asyncio.to_thread(promotions.recover)
+    await asyncio.to_thread(changes.recover)
     wiring.add(
         lab_service_pb2_grpc.add_LabServiceServicer_to_server,
         LabServicer(proposals, promotions, production),
