@@ -139,6 +139,41 @@ class Promotion:
         return bool(self.proposal_id) and not (self.previous_digest and self.digest)
 
 
+@dataclass(frozen=True)
+class ConfigReport:
+    """What validation found in one config of production.
+
+    Attributes:
+        digest: SHA-256 (hex) of the file, "" where it could not be read.
+        basis: Digest of everything that the report depends on.
+        missing: (field, languages) of name, description and category.
+    """
+
+    config_id: str
+    path: str
+    digest: str
+    basis: str
+    findings: tuple[Finding, ...]
+    missing: tuple[tuple[str, tuple[str, ...]], ...]
+    validated_at: dt.datetime
+
+    @property
+    def valid(self) -> bool:
+        """Whether no finding is an error."""
+        return all(finding.severity is not Severity.ERROR for finding in self.findings)
+
+
+@dataclass(frozen=True)
+class KeptText:
+    """One drafted text; `problem` says why it was refused, "" if it was not."""
+
+    field: str
+    language: str
+    basis: str
+    text: str
+    problem: str
+
+
 def report_to_json(report: Report) -> dict[str, Any]:
     """JSON form of a report."""
     return {
