@@ -235,6 +235,7 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
         books=books,
         monitor=monitor,
         experience=experience,
+        lab=lab,
         trainer=trainer,
         health=HealthCheck(registry, planner, progress, books, acting),
         autonomy=autonomy,

@@ -9,7 +9,6 @@ from datetime import datetime
 
 import structlog
 
-from nightshift.experience.v1 import experience_service_pb2 as experience_pb
 from nightshift.monitor.v1 import resources_pb2 as monitor_types
 from nightshift_kit.errors import NightshiftError
 from nightshift_kit.grants import Tier
@@ -22,7 +21,7 @@ from nightshift_skills.health import HealthCheck
 from nightshift_skills.jobs import JobPhase, view
 from nightshift_skills.planner import Planner
 from nightshift_skills.plans import NothingToDo
-from nightshift_skills.ports import ExperiencePort, MonitorPort, TrainerPort
+from nightshift_skills.ports import ExperiencePort, LabPort, MonitorPort, TrainerPort
 from nightshift_skills.preemption import Preemptor
 from nightshift_skills.progress import Progress
 from nightshift_skills.proposals import Proposals, Wish
@@ -69,6 +68,7 @@ class Scheduler:
         books: Books,
         monitor: MonitorPort,
         experience: ExperiencePort,
+        lab: LabPort,
         trainer: TrainerPort,
         health: HealthCheck,
         autonomy: Autonomy,
@@ -88,6 +88,7 @@ class Scheduler:
         self._books = books
         self._monitor = monitor
         self._experience = experience
+        self._lab = lab
         self._trainer = trainer
         self._health = health
         self._wake = asyncio.Event()
@@ -182,9 +183,9 @@ class Scheduler:
         settled = self._relay_settled()
         await self._ask_monitor()
         situation = self._situation(settled=settled)
-        state = await self._experience_state()
+        known = await self._known()
         return situation, [
-            schedule.judge(skill, await self._facts(skill, state), situation) for skill in self._registry
+            schedule.judge(skill, await self._facts(skill, known), situation) for skill in self._registry
         ]
 
     # What the monitor says.
@@ -298,10 +299,10 @@ class Scheduler:
     # What is due.
 
     async def _start_due(self, room: int) -> None:
-        state = await self._experience_state()
+        known = await self._known()
         situation = self._situation(settled=self._relay_settled())
         entries = [
-            schedule.judge(skill, await self._facts(skill, state), situation) for skill in self._registry
+            schedule.judge(skill, await self._facts(skill, known), situation) for skill in self._registry
         ]
         for entry in schedule.in_turn(entries):
             if room <= 0 or not self._gate.is_open:
@@ -338,13 +339,22 @@ class Scheduler:
             return 0
         return 1
 
-    async def _experience_state(self) -> experience_pb.ExperienceState | None:
-        try:
-            return await self._experience.get_state(self._limits.project)
-        except NightshiftError:
-            return None
+    async def _known(self) -> Facts:
+        """What all skills are judged by; asked once for all of them."""
+        state, lab = await asyncio.gather(
+            self._experience.get_state(self._limits.project), self._lab.get_state(), return_exceptions=True
+        )
+        for answer in (state, lab):
+            if isinstance(answer, BaseException) and not isinstance(answer, NightshiftError):
+                raise answer
+        return Facts(
+            now=self._books.clock.now(),
+            limits=self._limits,
+            state=None if isinstance(state, BaseException) else state,
+            lab=None if isinstance(lab, BaseException) else lab,
+        )
 
-    async def _facts(self, skill: Skill, state: experience_pb.ExperienceState | None) -> SkillFacts:
+    async def _facts(self, skill: Skill, known: Facts) -> SkillFacts:
         now = self._books.clock.now()
         problem = ""
         try:
@@ -354,7 +364,7 @@ class Scheduler:
         last, pending, open_count, rest = await self._books.read(
             decisions.skill_facts, skill.id, self._limits.project, now
         )
-        conditions = list(skill.due(Facts(now, self._limits, state))) if "idle" in skill.triggers else []
+        conditions = list(skill.due(known)) if "idle" in skill.triggers else []
         limit = await self._proposals.limited(skill.id) if skill.tier is Tier.CONFIRM else None
         if limit is not None:
             conditions.append(Condition(False, limit.message))
