@@ -1,4 +1,4 @@
-"""Skills with the real lab and a real model server: missing languages are added and go again without a trace."""
+"""Skills, the real lab and a model server: missing languages are added and go again without a trace."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """A model that translates the example platform's texts plausibly, for the chat server."""
 
+# ruff: noqa: RUF001 - texts in many scripts
+
 from __future__ import annotations
 
 import json
@@ -10,12 +12,24 @@ from tests.support.chat_server import Reply
 WORDS = {
     "ar": ("اسم جميل", "يأخذ هذا الأسلوب المشهد ويعيد وصفه خطوة بعد خطوة بكلمات بسيطة وواضحة."),
     "bg": ("Хубаво име", "Този начин разглежда сцената и я описва отново стъпка по стъпка с прости думи."),
-    "de": ("Schöner Name", "Diese Sichtweise betrachtet die Szene und beschreibt sie Schritt für Schritt neu."),
+    "de": (
+        "Schöner Name",
+        "Diese Sichtweise betrachtet die Szene und beschreibt sie Schritt für Schritt neu.",
+    ),
     "en": ("Fine name", "This way of seeing looks at the scene and describes it anew, step by step."),
-    "es": ("Un nombre bonito", "Esta mirada observa la escena y la describe de nuevo, paso a paso y con palabras claras."),
-    "fr": ("Un joli nom", "Ce regard observe la scène et la décrit à nouveau, pas à pas, avec des mots simples."),
+    "es": (
+        "Un nombre bonito",
+        "Esta mirada observa la escena y la describe de nuevo, paso a paso y con palabras claras.",
+    ),
+    "fr": (
+        "Un joli nom",
+        "Ce regard observe la scène et la décrit à nouveau, pas à pas, avec des mots simples.",
+    ),
     "he": ("שם יפה", "הדרך הזאת מתבוננת בתמונה ומתארת אותה מחדש צעד אחר צעד במילים פשוטות."),
-    "ko": ("좋은 이름", "이 방법은 장면을 바라보고 쉬운 말로 한 걸음씩 다시 설명합니다. 누구나 따라 할 수 있습니다."),
+    "ko": (
+        "좋은 이름",
+        "이 방법은 장면을 바라보고 쉬운 말로 한 걸음씩 다시 설명합니다. 누구나 따라 할 수 있습니다.",
+    ),
     "tr": ("Güzel bir ad", "Bu bakış sahneyi inceler ve onu adım adım, sade sözcüklerle yeniden anlatır."),
     "uk": ("Гарна назва", "Цей погляд вивчає сцену і знову описує її крок за кроком простими словами."),
 }

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from nightshift_client.cli import approvals, audit, autonomy, gpu, lab, now, plane, runs, skills, train
+from nightshift_client.cli import approvals, audit, autonomy, configs, gpu, lab, now, plane, runs, skills, train
 from nightshift_client.cli.session import EXIT_USAGE
 
 
@@ -32,7 +32,7 @@ def build() -> typer.Typer:
     ) -> None:
         """The self-improvement plane: what happened, what it would change, and your word on it."""
 
-    for group in (plane, runs, skills, approvals, autonomy, lab, train, gpu, now, audit):
+    for group in (plane, runs, skills, approvals, autonomy, lab, configs, train, gpu, now, audit):
         group.register(app)
     return app
 

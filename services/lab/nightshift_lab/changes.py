@@ -131,7 +131,8 @@ class Changes:
             effect: Begun; finished here.
             promotion: What is to happen.
             kind: Of the audit event.
-            before, after: The proposal that comes or goes with it.
+            before: The proposal that comes or goes with it, as it was.
+            after: As it will be.
             further: What else the audit event says; no text.
         """
         if after is not None:

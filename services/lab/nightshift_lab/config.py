@@ -13,7 +13,7 @@ class LabSettings(ServiceSettings):
     """The lab's settings; the platform's folder is the plane's `platform_root`.
 
     Attributes:
-        llm: The language model that drafts translations ([lab.llm], NIGHTSHIFT_LAB_LLM__MODEL); none by default.
+        llm: The language model that drafts translations ([lab.llm], NIGHTSHIFT_LAB_LLM__MODEL); none as yet.
         llm_budget_usd_per_day: What a model with prices may cost on a UTC day. 0 by default: drafts are made
             before anybody approves a plan, so money needs the operator's word first.
     """

@@ -176,7 +176,7 @@ class Promotions:
     def _proposal_back(
         self, connection: sa.Connection, undone: Promotion
     ) -> tuple[Proposal | None, Proposal | None]:
-        """The proposal that goes, or comes again, when `undone` is taken back; as it was and as it will be."""
+        """The proposal that goes, or comes again, with a rollback: as it was, and as it will be."""
         if not undone.moves_proposal:
             return None, None
         proposal = proposal_rows.get(connection, undone.proposal_id, for_update=True)

@@ -139,10 +139,7 @@ class Drafting:
         """(gap, language) pairs without a kept text, one question's worth at a time, language by language."""
         kept = await self._kept(config_id, found)
         pairs = [
-            (gap, language)
-            for gap in found
-            for language in gap.missing
-            if (gap.field, language) not in kept
+            (gap, language) for gap in found for language in gap.missing if (gap.field, language) not in kept
         ]
         pairs.sort(key=lambda pair: pair[1])
         return [pairs[at : at + TEXTS_A_QUESTION] for at in range(0, len(pairs), TEXTS_A_QUESTION)]
@@ -270,11 +267,13 @@ def translatable(catalog: Catalog, config_id: str) -> ConfigFile:
     if file.refusal is not None:
         raise file.refusal
     if file.path != path or file.content is None:
-        raise ConfigNotTranslatable(f"Config {config_id!r} cannot be read: {file.problem or 'its file name'}.")
+        raise ConfigNotTranslatable(
+            f"Config {config_id!r} cannot be read: {file.problem or 'its file name'}."
+        )
     rivals = catalog.rivals(file)
     if rivals:
         raise ConfigIdCollision(
-            f"{rivals[0]} claims the id {config_id!r}, too; which of the two counts is not for the lab to say.",
+            f"{rivals[0]} claims the id {config_id!r}, too; which one counts is not for the lab to say.",
             metadata={"path": rivals[0]},
         )
     return file

@@ -99,7 +99,7 @@ def _members(text: str, start: int) -> list[_Member]:
         at = _skip(text, value_end)
     keys = {member.key for member in members}
     if len(keys) != len(members):
-        raise ConfigNotTranslatable("A key stands twice in this config; which one counts is not for us to say.")
+        raise ConfigNotTranslatable("A key stands twice in this config; which one counts is not ours to say.")
     return members
 
 

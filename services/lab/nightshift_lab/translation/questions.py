@@ -26,7 +26,7 @@ _NAMES = {
     "tr": "Turkish",
     "uk": "Ukrainian",
 }
-_INSTRUCTIONS = """You translate short texts of the user interface of an arts workshop for children and adults.
+_INSTRUCTIONS = """You translate short texts that an arts workshop for children and adults shows on screen.
 
 The material is a JSON list. For each entry translate "text" from "from" into the language "to".
 Rules:
@@ -36,8 +36,8 @@ Rules:
 - One line each, no markup, no quotation marks around it, no placeholders, no links.
 - A "name" has at most 80 characters, a "category" 80, a "description" 600.
 
-Answer with JSON only: {"translations": [{"field": ..., "language": ..., "text": ...}, ...]} with exactly one entry
-for each entry of the material, "language" being the two-letter code of "to"."""
+Answer with JSON only: {"translations": [{"field": ..., "language": ..., "text": ...}, ...]} with exactly
+one entry for each entry of the material, "language" being the two-letter code of "to"."""
 
 
 class DraftedText(BaseModel):
@@ -69,9 +69,7 @@ def question(wanted: Sequence[tuple[Gap, str]]) -> Prompt:
         }
         for gap, language in wanted
     ]
-    return Prompt(
-        _INSTRUCTIONS, (("texts", Untrusted(json.dumps(entries, ensure_ascii=False, indent=1))),)
-    )
+    return Prompt(_INSTRUCTIONS, (("texts", Untrusted(json.dumps(entries, ensure_ascii=False, indent=1))),))
 
 
 def complaint(answer: Drafted, wanted: Sequence[tuple[Gap, str]]) -> str:

@@ -1,11 +1,9 @@
 """What a drafted text must be before anybody sees it, and again before it is written.
 
-A model's text is data: one line in its language, no markup, nothing of what the platform's style forbids. A
-rule that English and German word lists make applies to what the source does not say itself: proper names stay,
-so a config that a person named after somebody keeps that name in every language.
+A model's text is data: one line in its language, no markup, nothing of what the platform's style forbids.
+What the source says itself, though, a translation may say as well: proper names stay, so a config that a
+person named after somebody keeps that name in every language.
 """
-
-# ruff: noqa: RUF001 - scripts of other languages are what it is about
 
 from __future__ import annotations
 
@@ -25,7 +23,13 @@ MAX_CHARACTERS: Mapping[str, int] = {"name": 80, "description": 600, "category":
 MAX_GROWTH = 4
 _GROWTH_FLOOR = 40
 
-_SCRIPTS: Mapping[str, str] = {"ar": "ARABIC", "he": "HEBREW", "ko": "HANGUL", "bg": "CYRILLIC", "uk": "CYRILLIC"}
+_SCRIPTS: Mapping[str, str] = {
+    "ar": "ARABIC",
+    "he": "HEBREW",
+    "ko": "HANGUL",
+    "bg": "CYRILLIC",
+    "uk": "CYRILLIC",
+}
 _MARKUP = re.compile(
     r"[<>`|\\{}\[\]]|\$\{|\*\*|__|^\s*[#*>-]\s|https?:|www\.|&[a-zA-Z#]\w*;"
     r"|\b(?:TASK_INSTRUCTION|INPUT_TEXT|OUTPUT_CHUNK)\b"

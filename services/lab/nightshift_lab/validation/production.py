@@ -1,7 +1,7 @@
 """Production's configs by the tolerant rules: an error is what the platform's loader stumbles over, no more.
 
-People write these files, in every shape that the loader takes. What a proposal would be refused for is told as
-a warning here, so that they can look at it.
+People write these files, in every shape that the loader takes. What a proposal would be refused for
+is told as a warning here, so that they can look at it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def production_findings(
         safety_words: The platform's own lists, audience → case-folded words.
     """
     for path in rivals:
-        yield error("collision", "", "CONFIG_ID_COLLISION", f"{path} claims the same id; one hides the other.")
+        yield error("collision", "", "CONFIG_ID_COLLISION", f"{path} claims the same id; one is hidden.")
     if content is None:
         yield error("schema", "", "UNREADABLE", f"The loader cannot read it: {problem}.")
         return
@@ -45,7 +45,7 @@ def production_findings(
         yield from _languages(field, content.get(field))
     for path, text in texts(content):
         if any(sign in text for sign in _PLACEHOLDERS):
-            yield warning("allow_list", path, "PLACEHOLDER", "Holds what the platform takes for a placeholder.")
+            yield warning("allow_list", path, "PLACEHOLDER", "Holds a placeholder of the platform.")
     for finding in (*safety_findings(content, safety_words), *style_findings(content)):
         yield replace(finding, severity=Severity.WARNING)
 
@@ -53,9 +53,9 @@ def production_findings(
 def _shape(content: Mapping[str, Json], twice: Sequence[str]) -> Iterator[Finding]:
     pipeline = content.get("pipeline")
     if not isinstance(pipeline, str) or not pipeline.strip():
-        yield error("required", "pipeline", "PIPELINE_MISSING", "The loader passes over a config without one.")
+        yield error("required", "pipeline", "PIPELINE_MISSING", "The loader passes over it.")
     for key in twice:
-        yield warning("schema", "", "DUPLICATE_KEY", f"{key!r} stands twice in one object; the last one counts.")
+        yield warning("schema", "", "DUPLICATE_KEY", f"{key!r} stands twice; the last one counts.")
     if isinstance(content.get("name"), str):
         yield warning("id", "name", "NAME_IS_ID", "The loader takes a text here for the config's id.")
     for field in _OBJECTS:

@@ -104,7 +104,7 @@ def due(facts: Facts) -> Sequence[Condition]:
 SKILL = Skill(
     id="translate_configs",
     tier=Tier.CONFIRM,
-    description="Drafts the languages that a config's name, description and category lack; adds them once approved.",
+    description="Drafts the languages that a config's texts lack, and adds them once approved.",
     triggers=("idle", "command"),
     cooldown_s=60,
     methods=(METHOD,),
