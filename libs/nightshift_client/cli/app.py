@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from nightshift_client.cli import approvals, audit, autonomy, configs, gpu, lab, now, plane, runs, skills, train
+from nightshift_client.cli import (
+    approvals,
+    audit,
+    autonomy,
+    configs,
+    gpu,
+    lab,
+    now,
+    plane,
+    runs,
+    skills,
+    train,
+)
 from nightshift_client.cli.session import EXIT_USAGE
 
 
