@@ -1,4 +1,4 @@
-"""Production's configs: validated, reported on, translated."""
+"""Interception configs: how they fare, what is wrong with them, what they lack."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from nightshift_client.cli.acting import (
     YesOption,
     act,
 )
+from nightshift_client.cli.runs import performance
 from nightshift_client.cli.session import Session, command, named
 from nightshift_client.cli.words import instant, label, short, table
 
@@ -24,7 +25,8 @@ _DRAFT_TIMEOUT_S = 180.0
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    group = typer.Typer(help="Production's configs: what is wrong, what is missing.", no_args_is_help=True)
+    group = typer.Typer(help="Interception configs.", no_args_is_help=True)
+    command(group, "performance")(performance)
     command(group, "validate")(validate)
     command(group, "reports")(reports)
     command(group, "translate")(translate)
