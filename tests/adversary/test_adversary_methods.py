@@ -230,6 +230,9 @@ async def test_what_the_digest_cannot_see_does_not_act(besieged: Besieged, name:
     metadata = (("nightshift-grant", besieged.forger(rule).fitting(request)),)
     error = await refusal(send(channel, rule, with_unknown_field(request), metadata=metadata))
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    if not request.DESCRIPTOR.fields:
+        # Nothing can be missing in it: with the right grant it would act.
+        return
     # And the right grant with right bytes is stopped by what the request lacks, not by the guard: the attacks
     # above fail for their own reasons alone.
     error = await refusal(send(channel, rule, metadata=metadata))

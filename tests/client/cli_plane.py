@@ -181,7 +181,7 @@ class Skills(skills_service_pb2_grpc.SkillsServiceServicer):
 class Lab(lab_service_pb2_grpc.LabServiceServicer):
     """One proposal."""
 
-    METHODS = ("ListProposals", "GetProposal", "DiffProposal")
+    METHODS = ("ListProposals", "GetProposal", "DiffProposal", "ListConfigReports", "GetConfigReport")
 
     def proposal(self) -> lab_types.Proposal:
         made = lab_types.Proposal(
@@ -200,6 +200,21 @@ class Lab(lab_service_pb2_grpc.LabServiceServicer):
 
     async def DiffProposal(self, request: Any, context: Any) -> Any:
         return lab_service_pb2.DiffProposalResponse(diff="+a\n-b\n", config="configs/x")
+
+    def report(self) -> lab_types.ConfigReport:
+        made = lab_types.ConfigReport(name="configs/boats", path=f"interception/{HOSTILE}.json", valid=True)
+        made.findings.add(
+            level="id", severity=lab_types.SEVERITY_WARNING, reason="NAME_IS_ID", message=HOSTILE
+        )
+        for field in ("name", "description"):
+            made.missing.add(field=field, languages=["ar", "bg", "es", "fr", "he", "ko", "tr", "uk"])
+        return made
+
+    async def ListConfigReports(self, request: Any, context: Any) -> Any:
+        return lab_service_pb2.ListConfigReportsResponse(config_reports=[self.report()])
+
+    async def GetConfigReport(self, request: Any, context: Any) -> lab_types.ConfigReport:
+        return self.report()
 
 
 class Trainer(trainer_service_pb2_grpc.TrainerServiceServicer):

@@ -108,7 +108,8 @@ def test_every_command_has_the_shared_options_and_a_help() -> None:
         options = {option for parameter in command.params for option in parameter.opts}
         assert {"--json", "--timeout", "--home"} <= options, path
         assert command.help, path
-    wanted = """up|down|status|import|runs list|runs search|runs export|configs performance|opportunities|
+    wanted = """up|down|status|import|runs list|runs search|runs export|configs performance|
+        configs validate|configs reports|configs translate|opportunities|
         skills list|skills plan|skills run|skills runs|skills schedule|skills pause|skills resume|
         approvals list|approvals show|approvals approve|approvals deny|approvals watch|
         lab proposals|lab show|lab diff|lab reject|lab promote|lab rollback|lab promotions|
@@ -220,6 +221,7 @@ def test_export_into_a_file(nightshift: Run, plane: CommandPlane, tmp_path: Path
         ("runs", "list"),
         ("runs", "search", "boot"),
         ("lab", "show", "1"),
+        ("configs", "reports", "boats"),
         ("approvals", "show", "1"),
         ("skills", "plan", "confirm"),
         ("status",),
@@ -238,7 +240,8 @@ def test_users_words_never_steer_the_terminal(
 
 
 @pytest.mark.parametrize(
-    "arguments", [("runs", "list"), ("configs", "performance"), ("skills", "list"), ("status",)]
+    "arguments",
+    [("runs", "list"), ("configs", "performance"), ("configs", "reports"), ("skills", "list"), ("status",)],
 )
 def test_tables_fit_80_columns(nightshift: Run, plane: CommandPlane, arguments: tuple[str, ...]) -> None:
     done = nightshift(*arguments)

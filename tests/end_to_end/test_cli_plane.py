@@ -39,6 +39,7 @@ ResultT = TypeVar("ResultT")
 READS: list[tuple[tuple[str, ...], type[Message]]] = [
     (("runs", "list"), experience.ListRunsResponse),
     (("runs", "search", "boat", "--mode", "text"), experience.SearchRunsResponse),
+    (("configs", "reports"), lab.ListConfigReportsResponse),
     (("configs", "performance"), experience.ListConfigPerformanceResponse),
     (("opportunities",), experience.ListOpportunitiesResponse),
     (("skills", "list"), skills.ListSkillsResponse),

@@ -22,15 +22,22 @@ from nightshift.lab.v1 import lab_service_pb2_grpc as pb_grpc
 from nightshift.lab.v1 import resources_pb2
 from nightshift_kit.audit import Outbox
 from nightshift_kit.clock import SystemClock
-from nightshift_kit.grants import Tier
+from nightshift_kit.grants import FenceGate, Tier
 from nightshift_kit.ids import new_id
+from nightshift_kit.llm import LlmClient, LlmSettings
 from nightshift_kit.rpc.channels import RichError, decode_error
+from nightshift_kit.rpc.stop import StopHub
 from nightshift_kit.safe_files import FileEffects
 from nightshift_kit.storage import Database
+from nightshift_lab.changes import Changes
 from nightshift_lab.platform import Production, open_root
 from nightshift_lab.promotions import Promotions
 from nightshift_lab.proposals import Proposals
+from nightshift_lab.reports import Reports
 from nightshift_lab.rpc.servicer import LabServicer
+from nightshift_lab.rpc.stoppable import Stoppable
+from nightshift_lab.translation.drafting import Drafting
+from nightshift_lab.translation.revisions import Revisions
 from tests.support.servers import Serving, serving
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "platform"
@@ -42,6 +49,8 @@ SKILLS = {
     "RejectProposal": ("reject_proposal", Tier.MANUAL),
     "PromoteProposal": ("promote_config", Tier.MANUAL),
     "RollbackPromotion": ("rollback", Tier.MANUAL),
+    "ValidateConfigs": ("validate_configs", Tier.AUTO),
+    "TranslateConfig": ("translate_configs", Tier.CONFIRM),
 }
 
 
@@ -160,7 +169,13 @@ def lab_db(tmp_path: Path) -> Iterator[Database]:
 
 
 @asynccontextmanager
-async def open_lab(home: Path, platform: Path, db: Database) -> AsyncIterator[Lab]:
+async def open_lab(
+    home: Path,
+    platform: Path,
+    db: Database,
+    llm: LlmSettings = LlmSettings(),  # noqa: B008 - frozen
+    budget_usd: float = 0.0,
+) -> AsyncIterator[Lab]:
     """The lab's objects as `__main__` wires them, on ephemeral ports."""
     clock = SystemClock()
     with contextlib.ExitStack() as stack:
@@ -168,13 +183,25 @@ async def open_lab(home: Path, platform: Path, db: Database) -> AsyncIterator[La
         production = Production(root)
         outbox = Outbox("lab", clock)
         effects = FileEffects(root, db, clock=clock)
-        promotions = Promotions(db, effects, production, outbox, clock, new_id)
-        stack.callback(promotions.close)
-        promotions.recover()
-        servicer = LabServicer(Proposals(db, production, outbox, clock, new_id), promotions, production)
+        changes = Changes(db, effects, production, outbox, clock)
+        promotions = Promotions(db, changes, clock, new_id)
+        stack.callback(changes.close)
+        changes.recover()
+        hub = StopHub(FenceGate(db, clock), clock)
+        client = LlmClient(llm)
+        servicer = LabServicer(
+            Proposals(db, production, outbox, clock, new_id),
+            promotions,
+            production,
+            Reports(db, production, outbox, clock),
+            Drafting(db, production, client, budget_usd, outbox, clock),
+            Revisions(changes, clock, new_id),
+            Stoppable(hub),
+        )
         services = [(pb_grpc.add_LabServiceServicer_to_server, servicer, SERVICE)]
-        async with serving("lab", services, home=home, db=db) as running:
+        async with serving("lab", services, home=home, db=db, hub=hub) as running:
             yield Lab(running, platform, db, effects, promotions)
+        await client.close()
 
 
 @pytest.fixture

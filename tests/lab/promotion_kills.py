@@ -31,6 +31,7 @@ from nightshift_kit.grants import Effect
 from nightshift_kit.ids import new_id
 from nightshift_kit.safe_files import FileEffects
 from nightshift_kit.storage import Database
+from nightshift_lab.changes import Changes
 from nightshift_lab.drafting import draft
 from nightshift_lab.platform import Production, open_root
 from nightshift_lab.promotions import Promotions
@@ -58,7 +59,8 @@ class Workplace:
         self.outbox = Outbox("lab", clock)
         effects = FileEffects(self.root, self.db, clock=clock)
         self.proposals = Proposals(self.db, self.production, self.outbox, clock, new_id)
-        self.promotions = Promotions(self.db, effects, self.production, self.outbox, clock, new_id)
+        self.changes = Changes(self.db, effects, self.production, self.outbox, clock)
+        self.promotions = Promotions(self.db, self.changes, clock, new_id)
 
     def note(self, **entry: Any) -> None:
         """One line, appended in one write: it is in the kernel's hands when this returns."""
@@ -110,7 +112,7 @@ def work(folder: Path, seed: int) -> None:
     """Promote and roll back for ever."""
     place = Workplace(folder)
     choice = random.Random(seed)
-    place.promotions.recover()
+    place.changes.recover()
     while True:
         asked = next_step(place, choice)
         place.note(kind="asked", **asked)
@@ -125,7 +127,7 @@ def check(folder: Path, baseline: str) -> str:
     acknowledged = {entry["jti"]: entry for entry in noted if entry["kind"] == "acknowledged"}
     pending = [entry for entry in noted if entry["kind"] == "asked" and entry["jti"] not in acknowledged]
     phase = phase_of(place, pending[-1]["jti"] if pending else "")
-    place.promotions.recover()
+    place.changes.recover()
     assert len(pending) <= 1, "one worker asks for one thing at a time"
     for entry in pending:
         asked = {key: value for key, value in entry.items() if key != "kind"}
@@ -136,7 +138,7 @@ def check(folder: Path, baseline: str) -> str:
         )
         place.note(kind="acknowledged", jti=asked["jti"], promotion=done.promotion_id, digest=done.digest)
     invariants(place, baseline)
-    place.promotions.close()
+    place.changes.close()
     place.db.close()
     place.root.close()
     return phase
@@ -222,7 +224,7 @@ def finished(child: int, reading: int) -> dict[str, Any]:
 def setup(folder: Path) -> None:
     place = Workplace(folder)
     place.propose()
-    place.promotions.close()
+    place.changes.close()
     place.db.close()
 
 

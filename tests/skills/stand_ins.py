@@ -258,6 +258,9 @@ class LabStandIn(_Acting, lab_grpc.LabServiceServicer):
         draft.report.valid = True
         return draft
 
+    async def GetLabState(self, request: Any, context: Any) -> Any:
+        return lab_pb.LabState(config_count=1, validate_time=stamp())
+
     async def GetConfig(self, request: Any, context: Any) -> Any:
         return lab_types.Config(name=request.name, digest="ab" * 32)
 

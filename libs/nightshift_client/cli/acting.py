@@ -41,6 +41,7 @@ def act(
     propose: bool = False,
     comment: str = "",
     no_wait: bool = False,
+    plan_timeout_s: float | None = None,
 ) -> resources_pb2.SkillRun | None:
     """Plans a skill, shows the plan, asks, runs and follows it; returns the run, if one began.
 
@@ -57,7 +58,12 @@ def act(
     name = f"skills/{skill}"
     if session.json and not (yes or dry_run or propose):
         raise CommandFailed(EXIT_USAGE, "--json asks nothing", advice="Add --yes, --propose or --dry-run.")
-    planned = session.call("skills", "PlanSkill", messages.PlanSkillRequest(name=name, parameters=struct))
+    planned = session.call(
+        "skills",
+        "PlanSkill",
+        messages.PlanSkillRequest(name=name, parameters=struct),
+        timeout_s=plan_timeout_s,
+    )
     if dry_run:
         _show_dry_run(session, planned)
         return None

@@ -13,6 +13,7 @@ from nightshift_client.cli import (
     approvals,
     audit,
     autonomy,
+    configs,
     gpu,
     gpus,
     incidents,
@@ -45,7 +46,7 @@ def build() -> typer.Typer:
     ) -> None:
         """The self-improvement plane: what happened, what it would change, and your word on it."""
 
-    groups = (plane, runs, skills, approvals, autonomy, lab, train, gpu, gpus, now, incidents, audit)
+    groups = (plane, runs, skills, approvals, autonomy, lab, configs, train, gpu, gpus, now, incidents, audit)
     for group in groups:
         group.register(app)
     return app

@@ -193,11 +193,12 @@ def configs(session: Session, limit: LimitOption = 100) -> None:
             short(found.name),
             label(resources_pb2.ConfigOrigin.Name(found.origin), "CONFIG_ORIGIN_"),
             found.digest[:12],
+            ", ".join(sorted({language for one in found.missing for language in one.languages})) or "-",
             found.problem or "-",
         )
         for found in answer.configs
     ]
-    session.show(table("config", "from", "digest", "problem", rows=rows))
+    session.show(table("config", "from", "digest", "missing", "problem", rows=rows))
 
 
 def _state(proposal: resources_pb2.Proposal) -> str:

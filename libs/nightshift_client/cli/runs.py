@@ -46,9 +46,6 @@ def register(app: typer.Typer) -> None:
     command(runs, "search")(search_runs)
     command(runs, "export")(export_runs)
     app.add_typer(runs, name="runs")
-    configs = typer.Typer(help="Interception configs.", no_args_is_help=True)
-    command(configs, "performance")(performance)
-    app.add_typer(configs, name="configs")
     command(app, "opportunities")(opportunities)
 
 

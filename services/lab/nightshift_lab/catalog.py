@@ -48,6 +48,7 @@ class ConfigFile:
         digest: SHA-256 (hex) of the bytes, "" where there were none to read.
         problem: Why it cannot be read, "" if it can.
         refusal: The error of the safe files, where they refused it.
+        data: Its bytes, where it could be read.
     """
 
     config_id: str
@@ -57,6 +58,7 @@ class ConfigFile:
     digest: str
     problem: str
     refusal: NightshiftError | None = field(default=None, compare=False)
+    data: bytes = field(default=b"", repr=False, compare=False)
 
     @property
     def is_interception(self) -> bool:
@@ -144,6 +146,30 @@ class Catalog:
                 ids.setdefault(fold(claim), file.path)
         return ids
 
+    def rivals(self, file: ConfigFile) -> tuple[str, ...]:
+        """Paths of other active files that claim an interception config's id, by stem or by a text as name.
+
+        A stem counts in the same folder only, where a file system that folds names would mix the two up;
+        production keeps output configs of the same name elsewhere.
+        """
+        wanted = fold(file.config_id)
+        return tuple(
+            other.path
+            for other in self.files
+            if other.active
+            and other.path != file.path
+            and (
+                (other.is_interception and fold(other.config_id) == wanted)
+                or (
+                    other.content is not None
+                    and any(
+                        isinstance(claim := other.content.get(key), str) and fold(claim) == wanted
+                        for key in ("name", "config_id")
+                    )
+                )
+            )
+        )
+
     @cached_property
     def surroundings(self) -> Surroundings:
         """What a proposal is compared with."""
@@ -214,7 +240,7 @@ def _read(files: Root, path: str, stem: str, *, active: bool) -> ConfigFile:
     except OSError as error:
         return ConfigFile(stem, path, active, None, "", f"cannot be read: {error.strerror or error}")
     content, problem = parse(data)
-    return ConfigFile(stem, path, active, content, sha256_hex(data), problem)
+    return ConfigFile(stem, path, active, content, sha256_hex(data), problem, data=data)
 
 
 def _safety_words(files: Root) -> dict[str, frozenset[str]]:

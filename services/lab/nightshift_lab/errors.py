@@ -3,7 +3,8 @@
 NightshiftError
 ├── INVALID_ARGUMENT
 │   ├── ConfigIdInvalid       CONFIG_ID_INVALID
-│   └── ThemeInvalid          THEME_INVALID
+│   ├── ThemeInvalid          THEME_INVALID
+│   └── TranslationInvalid    TRANSLATION_INVALID
 ├── NOT_FOUND
 │   ├── ConfigUnknown         CONFIG_UNKNOWN
 │   ├── ProposalUnknown       PROPOSAL_UNKNOWN
@@ -21,6 +22,7 @@ NightshiftError
 └── FAILED_PRECONDITION
     ├── TemplatesMissing      TEMPLATES_MISSING
     ├── PlatformMissing       PLATFORM_MISSING
+    ├── ConfigNotTranslatable CONFIG_NOT_TRANSLATABLE
     ├── ProposalOpen          PROPOSAL_OPEN
     ├── ProposalState         PROPOSAL_STATE
     ├── AlreadyRolledBack     ALREADY_ROLLED_BACK
@@ -43,6 +45,12 @@ class ThemeInvalid(FieldError):
     """Theme and keywords leave nothing that may stand in a config."""
 
     reason = "THEME_INVALID"
+
+
+class TranslationInvalid(FieldError):
+    """A text that may not be added: its language is not missing, or its form or words are refused."""
+
+    reason = "TRANSLATION_INVALID"
 
 
 class ConfigUnknown(NightshiftError):
@@ -113,6 +121,13 @@ class PlatformMissing(NightshiftError):
 
     code = Code.FAILED_PRECONDITION
     reason = "PLATFORM_MISSING"
+
+
+class ConfigNotTranslatable(NightshiftError):
+    """The config cannot be read, or no text can be added to its file without touching more."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "CONFIG_NOT_TRANSLATABLE"
 
 
 class ProposalOpen(NightshiftError):

@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from nightshift_kit.errors import PathEscape
 
 from .errors import ConfigIdInvalid, ProtectedFile
+from .resources import ConfigName
 from .validation.identity import CONFIG_ID
 
 CONFIGS_FOLDER = "schemas/configs"
@@ -66,6 +67,15 @@ def config_path(config_id: str) -> str:
     if not CONFIG_ID.fullmatch(config_id):
         raise ConfigIdInvalid.at("config_id", "use 3 to 64 of the characters a-z, 0-9 and _")
     return f"{INTERCEPTION_FOLDER}/{config_id}{SUFFIX}"
+
+
+def existing_path(config_id: str) -> str:
+    """Path of a config that production has already, whatever its id looks like: the only one, too.
+
+    Raises:
+        ConfigIdInvalid: the id could be a path, or carries control or format characters.
+    """
+    return f"{INTERCEPTION_FOLDER}/{ConfigName.parse(f'configs/{config_id}', 'config_id').config_id}{SUFFIX}"
 
 
 def _escapes(path: str) -> bool:

@@ -1,57 +1,27 @@
-"""Promotion and rollback: the only code that changes the platform's folder.
-
-    one thread, one promotion at a time
-      read production ─▶ transaction: fence, grant, checks, rows, audit event, intent, answer ─▶ commit
-                                                                                 │
-                                            file effect: temp file, fsync, rename, fsync ◀┘
-                                              └─ fails: a second transaction takes all of it back
-
-A crash after the commit is redone from the intent at the next start; a crash before it has done nothing. So a
-promotion whose answer was lost is found done, once, by the same grant asked again.
-"""
+"""Promotion and rollback of proposals, and the list of everything that changed production's folder."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from collections.abc import Callable
 
 import sqlalchemy as sa
-import structlog
 
-from nightshift_kit.audit import Outbox
 from nightshift_kit.canonical import sha256_hex
 from nightshift_kit.clock import Clock
-from nightshift_kit.errors import ContentChanged, DriftDetected, NightshiftError
+from nightshift_kit.errors import ContentChanged, DriftDetected
 from nightshift_kit.grants import Effect
-from nightshift_kit.safe_files import FileEffects, Outcome
 from nightshift_kit.storage import Database
 
 from .catalog import Catalog
+from .changes import Changes, Planned
 from .content import file_bytes
-from .errors import AlreadyRolledBack, ConfigExists, PlatformMissing, PromotionConflict, VersionGone
-from .paths import check_path
+from .errors import AlreadyRolledBack, ConfigExists, PromotionConflict, VersionGone
+from .paths import check_path, existing_path
 from .proposals import check_transition, check_version, refuse_taken_id
-from .records import Kind, Promotion, Proposal, State, promotion_from_bytes, promotion_to_bytes
-from .resources import PromotionName, ProposalName
+from .records import Kind, Promotion, Proposal, State, promotion_from_bytes
+from .resources import PromotionName
 from .store import promotions as rows
 from .store import proposals as proposal_rows
-
-_T = TypeVar("_T")
-_log = structlog.get_logger("nightshift.lab")
-#: Everybody who may list and run configs can read them; the platform usually runs as another user.
-_MODE = 0o644
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """A committed promotion; without `before` and `after` it is the stored answer of an earlier call."""
-
-    promotion: Promotion
-    before: Proposal | None = None
-    after: Proposal | None = None
 
 
 class Promotions:
@@ -59,43 +29,16 @@ class Promotions:
 
     Args:
         db: The lab's database.
-        effects: File effects on the platform's root; None where there is no platform.
-        catalog: Reads production; blocks.
-        outbox: The lab's audit outbox.
+        changes: Changes the folder.
         clock: Times of the records.
         new_id: Makes ids that sort by time.
     """
 
-    def __init__(
-        self,
-        db: Database,
-        effects: FileEffects | None,
-        catalog: Callable[[], Catalog],
-        outbox: Outbox,
-        clock: Clock,
-        new_id: Callable[[], str],
-    ) -> None:
+    def __init__(self, db: Database, changes: Changes, clock: Clock, new_id: Callable[[], str]) -> None:
         self._db = db
-        self._files = effects
-        self._catalog = catalog
-        self._outbox = outbox
+        self._changes = changes
         self._clock = clock
         self._new_id = new_id
-        # One thread: promotions queue, and a caller that hangs up does not let the next one overtake.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="lab-promotion")
-
-    def close(self) -> None:
-        """Waits for the running promotion and takes no more."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
-
-    @property
-    def _effects(self) -> FileEffects:
-        if self._files is None:
-            raise PlatformMissing("The platform's folder is not there; nothing can be promoted.")
-        return self._files
-
-    async def _alone(self, work: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def promote(
         self, effect: Effect, proposal_id: str, etag: str, content_digest: str, path: str
@@ -114,16 +57,11 @@ class Promotions:
             ConfigIdCollision, ProtectedFile, PathEscape, NotRegularFile, DriftDetected, DiskFull,
             StorageReadOnly, StorageIo, AuditUnavailable.
         """
-
-        def work() -> Promotion:
-            catalog = self._catalog()
-            return self._done(
-                lambda connection: self._promote(
-                    connection, effect, proposal_id, etag, content_digest, path, catalog
-                ),
+        return await self._changes.make(
+            lambda connection, catalog: self._promote(
+                connection, effect, proposal_id, etag, content_digest, path, catalog
             )
-
-        return await self._alone(work)
+        )
 
     def _promote(
         self,
@@ -134,10 +72,10 @@ class Promotions:
         content_digest: str,
         path: str,
         catalog: Catalog,
-    ) -> _Planned:
+    ) -> Planned:
         stored = effect.begin(connection)
         if stored is not None:
-            return _Planned(promotion_from_bytes(stored))
+            return Planned(promotion_from_bytes(stored))
         proposal = proposal_rows.get(connection, proposal_id, for_update=True)
         target = check_path(path, proposal.config_id)
         if proposal.state is State.PROMOTED and etag == proposal.promoted_etag:
@@ -163,7 +101,9 @@ class Promotions:
             actor=effect.actor,
         )
         moved = proposal.moved(State.PROMOTED, now, promoted_etag=etag)
-        return self._plan(connection, effect, promotion, proposal, moved, "config.promoted")
+        return self._changes.plan(
+            connection, effect, promotion, "config.promoted", before=proposal, after=moved
+        )
 
     async def roll_back(self, effect: Effect, promotion_id: str, current_digest: str) -> Promotion:
         """Restore what a promotion replaced, as a new promotion.
@@ -178,14 +118,11 @@ class Promotions:
             ConfigIdCollision and ConfigExists where the id to restore has been taken; the errors of files
             as promote.
         """
-
-        def work() -> Promotion:
-            catalog = self._catalog()
-            return self._done(
-                lambda connection: self._roll_back(connection, effect, promotion_id, current_digest, catalog),
+        return await self._changes.make(
+            lambda connection, catalog: self._roll_back(
+                connection, effect, promotion_id, current_digest, catalog
             )
-
-        return await self._alone(work)
+        )
 
     def _roll_back(
         self,
@@ -194,17 +131,18 @@ class Promotions:
         promotion_id: str,
         current_digest: str,
         catalog: Catalog,
-    ) -> _Planned:
+    ) -> Planned:
         stored = effect.begin(connection)
         if stored is not None:
-            return _Planned(promotion_from_bytes(stored))
+            return Planned(promotion_from_bytes(stored))
         undone = rows.get(connection, promotion_id, for_update=True)
         if undone.rolled_back_by:
             raise AlreadyRolledBack(
                 "The promotion has been taken back already.",
                 metadata={"rolled_back_by": PromotionName(undone.rolled_back_by).name},
             )
-        target = check_path(undone.path, undone.config_id)
+        by_people = not undone.proposal_id
+        target = existing_path(undone.config_id) if by_people else check_path(undone.path, undone.config_id)
         _check_drift(undone, current_digest, target, catalog)
         if undone.previous_digest and (
             undone.previous_content is None or sha256_hex(undone.previous_content) != undone.previous_digest
@@ -214,10 +152,7 @@ class Promotions:
             # What is restored was away for a while: its id may have been given to somebody else.
             refuse_taken_id(undone.config_id, catalog)
         now = self._clock.now()
-        proposal = proposal_rows.get(connection, undone.proposal_id, for_update=True)
-        to = State.PROMOTED if undone.previous_digest else State.VALIDATED
-        check_transition(proposal, to)
-        moved = proposal.moved(to, now, promoted_etag=proposal.etag if to is State.PROMOTED else None)
+        before, after = self._proposal_back(connection, undone)
         promotion = Promotion(
             promotion_id=self._new_id(),
             kind=Kind.ROLLBACK,
@@ -234,124 +169,21 @@ class Promotions:
             actor=effect.actor,
         )
         rows.mark_rolled_back(connection, undone.promotion_id, promotion.promotion_id)
-        return self._plan(connection, effect, promotion, proposal, moved, "config.rolled_back")
-
-    def _plan(
-        self,
-        connection: sa.Connection,
-        effect: Effect,
-        promotion: Promotion,
-        before: Proposal,
-        after: Proposal,
-        kind: str,
-    ) -> _Planned:
-        """Everything that must be on disk before the file changes, in the caller's transaction."""
-        proposal_rows.update(connection, after)
-        known = promotion.previous_digest
-        if promotion.content is None:
-            intent = self._effects.plan_remove(connection, promotion.path, known)
-        else:
-            intent = self._effects.plan_write(
-                connection, promotion.path, promotion.content, known or None, mode=_MODE
-            )
-        promotion = replace(promotion, intent_id=intent, jti=effect.grant.jti)
-        rows.insert(connection, promotion)
-        self._tell(connection, promotion, kind, effect.actor, {"skill_run": effect.grant.skill_run})
-        effect.finish(connection, promotion_to_bytes(promotion))
-        return _Planned(promotion, before, after)
-
-    def _done(self, transaction: Callable[[sa.Connection], _Planned]) -> Promotion:
-        """Commit, then change the file; take everything back where the file cannot be changed."""
-        planned = self._db.write_sync(transaction)
-        if planned.before is None or planned.after is None:
-            return planned.promotion
-        try:
-            self._effects.apply_sync(planned.promotion.intent_id)
-        except (NightshiftError, OSError) as error:
-            self._take_back(planned, error)
-            raise
-        return planned.promotion
-
-    def _take_back(self, planned: _Planned, error: Exception) -> None:
-        """As if the call had never been made, save for the audit events of its beginning and its end.
-
-        Where the file may have been changed all the same, or the database fails as well, everything stays:
-        the intent is finished at the next start, and what the rows say becomes true.
-        """
-        promotion, before, after = planned.promotion, planned.before, planned.after
-        assert before is not None
-        assert after is not None
-
-        def transaction(connection: sa.Connection) -> None:
-            if self._effects.intent(connection, promotion.intent_id).state == "planned":
-                self._effects.withdraw(connection, promotion.intent_id)
-            proposal_rows.restore(connection, before, instead_of=after)
-            self._forget(connection, promotion, error)
-
-        try:
-            self._db.write_sync(transaction)
-        except NightshiftError as problem:
-            _log.error("promotion_not_taken_back", promotion=promotion.promotion_id, problem=str(problem))
-
-    def recover(self) -> int:
-        """Finish what a crash left half done; to be called at start, before anything is served. Blocks.
-
-        A file that somebody changed between the crash and now is left to them, and its promotion is taken
-        back.
-
-        Returns:
-            How many intents were found.
-
-        Raises:
-            The storage's typed errors.
-        """
-        if self._files is None:
-            return 0
-        found = self._files.recover_sync()
-        for recovery in found:
-            _log.warning("promotion_recovered", path=recovery.path, outcome=recovery.outcome.value)
-            if recovery.outcome is Outcome.DRIFTED:
-                self._db.write_sync(self._lost, recovery.intent_id)
-        return len(found)
-
-    def _lost(self, connection: sa.Connection, intent_id: str) -> None:
-        promotion = rows.by_intent(connection, intent_id)
-        if promotion is None:
-            return
-        proposal = proposal_rows.get(connection, promotion.proposal_id, for_update=True)
-        to = State.VALIDATED if promotion.digest else State.PROMOTED
-        proposal_rows.update(connection, proposal.moved(to, self._clock.now()))
-        self._forget(connection, promotion, DriftDetected("the file was changed by somebody else"))
-
-    def _forget(self, connection: sa.Connection, promotion: Promotion, error: Exception) -> None:
-        rows.withdraw(connection, promotion)
-        reason = error.reason if isinstance(error, NightshiftError) else "STORAGE_IO"
-        self._tell(connection, promotion, "config.promotion_failed", "service/lab", {"reason": reason})
-
-    def _tell(
-        self,
-        connection: sa.Connection,
-        promotion: Promotion,
-        kind: str,
-        actor: str,
-        further: Mapping[str, object],
-    ) -> None:
-        """Audit event: ids and digests, no text."""
-        self._outbox.append(
-            connection,
-            kind=kind,
-            actor=actor,
-            subject=PromotionName(promotion.promotion_id).name,
-            payload={
-                "config_id": promotion.config_id,
-                "path": promotion.path,
-                "previous_digest": promotion.previous_digest,
-                "digest": promotion.digest,
-                "proposal": ProposalName(promotion.proposal_id).name,
-                "rolls_back": promotion.rolls_back,
-                **further,
-            },
+        return self._changes.plan(
+            connection, effect, promotion, "config.rolled_back", before=before, after=after
         )
+
+    def _proposal_back(
+        self, connection: sa.Connection, undone: Promotion
+    ) -> tuple[Proposal | None, Proposal | None]:
+        """The proposal that goes, or comes again, with a rollback: as it was, and as it will be."""
+        if not undone.moves_proposal:
+            return None, None
+        proposal = proposal_rows.get(connection, undone.proposal_id, for_update=True)
+        to = State.PROMOTED if undone.previous_digest else State.VALIDATED
+        check_transition(proposal, to)
+        etag = proposal.etag if to is State.PROMOTED else None
+        return proposal, proposal.moved(to, self._clock.now(), promoted_etag=etag)
 
     async def get(self, promotion_id: str) -> Promotion:
         """One promotion. Raises PromotionUnknown."""

@@ -43,6 +43,7 @@ class Kind(Enum):
 
     PROMOTE = "PROMOTE"
     ROLLBACK = "ROLLBACK"
+    TRANSLATE = "TRANSLATE"
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,12 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Promotion:
-    """One change of production's folder. Rollbacks are promotions, too.
+    """One change of production's folder. Rollbacks and translations are promotions, too.
 
     Attributes:
         promotion_id: UUIDv7.
-        proposal_id: Proposal that it is about, of a rollback as well.
+        proposal_id: Proposal that it is about, of a rollback or a translation as well; "" for a config that
+            people wrote.
         previous_digest, digest: SHA-256 (hex) before and after, "" where there was no file.
         previous_content: Bytes before; None where there was no file or they are no longer kept.
         content: Bytes after; None where there is no file or they are no longer kept.
@@ -130,6 +132,46 @@ class Promotion:
     actor: str
     intent_id: str = ""
     jti: str = ""
+
+    @property
+    def moves_proposal(self) -> bool:
+        """Whether the config comes or goes with it; what only changes a file leaves its proposal as it is."""
+        return bool(self.proposal_id) and not (self.previous_digest and self.digest)
+
+
+@dataclass(frozen=True)
+class ConfigReport:
+    """What validation found in one config of production.
+
+    Attributes:
+        digest: SHA-256 (hex) of the file, "" where it could not be read.
+        basis: Digest of everything that the report depends on.
+        missing: (field, languages) of name, description and category.
+    """
+
+    config_id: str
+    path: str
+    digest: str
+    basis: str
+    findings: tuple[Finding, ...]
+    missing: tuple[tuple[str, tuple[str, ...]], ...]
+    validated_at: dt.datetime
+
+    @property
+    def valid(self) -> bool:
+        """Whether no finding is an error."""
+        return all(finding.severity is not Severity.ERROR for finding in self.findings)
+
+
+@dataclass(frozen=True)
+class KeptText:
+    """One drafted text; `problem` says why it was refused, "" if it was not."""
+
+    field: str
+    language: str
+    basis: str
+    text: str
+    problem: str
 
 
 def report_to_json(report: Report) -> dict[str, Any]:

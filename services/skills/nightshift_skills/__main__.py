@@ -255,6 +255,7 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
         gate=gate,
         books=books,
         experience=experience,
+        lab=lab,
         limits=limits,
     )
     scheduler = Scheduler(

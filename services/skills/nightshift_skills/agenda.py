@@ -10,6 +10,7 @@ import sqlalchemy as sa
 import structlog
 
 from nightshift.experience.v1 import experience_service_pb2 as experience_pb
+from nightshift.lab.v1 import lab_service_pb2 as lab_pb
 from nightshift_kit.errors import NightshiftError
 from nightshift_kit.grants import Tier
 from nightshift_skills import schedule
@@ -23,7 +24,7 @@ from nightshift_skills.executor import Executor
 from nightshift_skills.gate import Gate
 from nightshift_skills.planner import Planner
 from nightshift_skills.plans import NothingToDo, Plan
-from nightshift_skills.ports import ExperiencePort
+from nightshift_skills.ports import ExperiencePort, LabPort
 from nightshift_skills.progress import Progress
 from nightshift_skills.proposals import Proposals, Wish
 from nightshift_skills.registry import Registry
@@ -62,6 +63,7 @@ class _Book:
     event_position: int
     asked_enough: Mapping[str, str]
     state: experience_pb.ExperienceState | None
+    lab: lab_pb.LabState | None
 
 
 class Agenda:
@@ -82,6 +84,7 @@ class Agenda:
         gate: Gate,
         books: Books,
         experience: ExperiencePort,
+        lab: LabPort,
         limits: Limits,
     ) -> None:
         self._registry = registry
@@ -96,6 +99,7 @@ class Agenda:
         self._gate = gate
         self._books = books
         self._experience = experience
+        self._lab = lab
         self._limits = limits
         self._ages = Ages()
         self._looked: dict[str, str] = {}
@@ -138,18 +142,23 @@ class Agenda:
             state = await self._experience.get_state(self._limits.project)
         except NightshiftError:
             state = None
+        try:
+            lab = await self._lab.get_state()
+        except NightshiftError:
+            lab = None
         asked_enough: dict[str, str] = {}
         for skill in self._registry:
             if skill.tier is Tier.CONFIRM and AUTONOMOUS & set(skill.triggers):
                 limit = await self._proposals.limited(skill.id)
                 if limit is not None:
                     asked_enough[skill.id] = limit.message
-        return await self._books.read(self._book, state, position, asked_enough)
+        return await self._books.read(self._book, state, lab, position, asked_enough)
 
     def _book(
         self,
         connection: sa.Connection,
         state: experience_pb.ExperienceState | None,
+        lab: lab_pb.LabState | None,
         position: int,
         asked_enough: Mapping[str, str],
     ) -> _Book:
@@ -182,6 +191,7 @@ class Agenda:
             event_position=position,
             asked_enough=asked_enough,
             state=state,
+            lab=lab,
         )
 
     def _judge(self, book: _Book, situation: Situation) -> list[Entry]:
@@ -198,7 +208,7 @@ class Agenda:
             problem = error.message
         last_run_time = None if page.last is None else page.last.end_time
         return SkillFacts(
-            conditions=list(skill.due(Facts(book.now, self._limits, book.state)))
+            conditions=list(skill.due(Facts(book.now, self._limits, book.state, book.lab)))
             if "idle" in skill.triggers
             else [],
             calls=self._triggers.calls(

@@ -82,6 +82,18 @@ class LabPort(Protocol):
         """One config of production's folder."""
         ...
 
+    async def get_state(self) -> lab_pb.LabState:
+        """Production's configs in numbers, and the lab's language model."""
+        ...
+
+    async def list_configs(self) -> Sequence[lab_types.Config]:
+        """All configs of production's folder, by id."""
+        ...
+
+    async def draft_translations(self, name: str, *, redraft: bool) -> lab_pb.DraftTranslationsResponse:
+        """A draft of what a config lacks; asks the language model where none is kept."""
+        ...
+
 
 class TrainerPort(Protocol):
     """Training and the GPU, read only."""

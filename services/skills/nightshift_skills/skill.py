@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from nightshift.experience.v1 import experience_service_pb2 as experience_pb
+from nightshift.lab.v1 import lab_service_pb2 as lab_pb
 from nightshift_kit.grants import Tier
 from nightshift_skills.plans import NothingToDo, Plan
 from nightshift_skills.ports import ExperiencePort, LabPort, TrainerPort
@@ -62,11 +63,12 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What triggers are judged by. `state` is None where experience could not be asked."""
+    """What triggers are judged by. `state` is None where experience could not be asked, `lab` likewise."""
 
     now: datetime
     limits: Limits
     state: experience_pb.ExperienceState | None
+    lab: lab_pb.LabState | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,36 @@ class LabServiceStub:
                 request_serializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.ListPromotionsRequest.SerializeToString,
                 response_deserializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.ListPromotionsResponse.FromString,
                 _registered_method=True)
+        self.GetLabState = channel.unary_unary(
+                '/nightshift.lab.v1.LabService/GetLabState',
+                request_serializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.GetLabStateRequest.SerializeToString,
+                response_deserializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.LabState.FromString,
+                _registered_method=True)
+        self.ValidateConfigs = channel.unary_unary(
+                '/nightshift.lab.v1.LabService/ValidateConfigs',
+                request_serializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.ValidateConfigsRequest.SerializeToString,
+                response_deserializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.ValidateConfigsResponse.FromString,
+                _registered_method=True)
+        self.ListConfigReports = channel.unary_unary(
+                '/nightshift.lab.v1.LabService/ListConfigReports',
+                request_serializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.ListConfigReportsRequest.SerializeToString,
+                response_deserializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.ListConfigReportsResponse.FromString,
+                _registered_method=True)
+        self.GetConfigReport = channel.unary_unary(
+                '/nightshift.lab.v1.LabService/GetConfigReport',
+                request_serializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.GetConfigReportRequest.SerializeToString,
+                response_deserializer=nightshift_dot_lab_dot_v1_dot_resources__pb2.ConfigReport.FromString,
+                _registered_method=True)
+        self.DraftTranslations = channel.unary_unary(
+                '/nightshift.lab.v1.LabService/DraftTranslations',
+                request_serializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.DraftTranslationsRequest.SerializeToString,
+                response_deserializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.DraftTranslationsResponse.FromString,
+                _registered_method=True)
+        self.TranslateConfig = channel.unary_unary(
+                '/nightshift.lab.v1.LabService/TranslateConfig',
+                request_serializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.TranslateConfigRequest.SerializeToString,
+                response_deserializer=nightshift_dot_lab_dot_v1_dot_resources__pb2.Promotion.FromString,
+                _registered_method=True)
 
 
 class LabServiceServicer:
@@ -207,6 +237,61 @@ class LabServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetLabState(self, request, context):
+        """Production's configs in numbers, and whether the lab has a language model. Errors: FAILED_PRECONDITION
+        PLATFORM_MISSING.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ValidateConfigs(self, request, context):
+        """Validates production's interception configs by the tolerant rules and keeps a report of each. What has not
+        changed since its report is not validated again; reports of configs that are gone go, too. Nothing outside the
+        lab's store changes. Errors: FAILED_PRECONDITION PLATFORM_MISSING.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListConfigReports(self, request, context):
+        """Reports of the last validation, by config id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetConfigReport(self, request, context):
+        """One report. Errors: NOT_FOUND CONFIG_UNKNOWN (never validated); INVALID_ARGUMENT CONFIG_ID_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DraftTranslations(self, request, context):
+        """Drafts the languages that a config's name, description and category lack, by the language model. Changes
+        nothing in production. Drafts are kept: the same texts and model give the same draft without asking the model
+        again, until `redraft`. A stop ends it; what was drafted before that is kept. Errors: NOT_FOUND CONFIG_UNKNOWN;
+        INVALID_ARGUMENT CONFIG_ID_INVALID; FAILED_PRECONDITION CONFIG_NOT_TRANSLATABLE, LLM_NOT_CONFIGURED, LLM_REFUSED,
+        LLM_OUTPUT_INVALID, PREEMPTED; RESOURCE_EXHAUSTED LLM_BUDGET, LLM_RATE_LIMITED; DEADLINE_EXCEEDED LLM_TIMEOUT;
+        UNAVAILABLE LLM_UNAVAILABLE; PERMISSION_DENIED PATH_ESCAPE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TranslateConfig(self, request, context):
+        """Adds missing languages to name, description and category of an existing config in production's folder; every
+        other value stays, and so does the file's form. A promotion of kind TRANSLATE, taken back by RollbackPromotion.
+        Errors: NOT_FOUND CONFIG_UNKNOWN; INVALID_ARGUMENT CONFIG_ID_INVALID, TRANSLATION_INVALID; ALREADY_EXISTS
+        CONFIG_ID_COLLISION (another file claims the id); ABORTED PROMOTION_CONFLICT (somebody has just translated this
+        very version); PERMISSION_DENIED PATH_ESCAPE; FAILED_PRECONDITION CONFIG_NOT_TRANSLATABLE, CONTENT_CHANGED,
+        DRIFT_DETECTED, NOT_REGULAR_FILE, STORAGE_READ_ONLY; RESOURCE_EXHAUSTED DISK_FULL; UNAVAILABLE STORAGE_IO.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LabServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -274,6 +359,36 @@ def add_LabServiceServicer_to_server(servicer, server):
                     servicer.ListPromotions,
                     request_deserializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.ListPromotionsRequest.FromString,
                     response_serializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.ListPromotionsResponse.SerializeToString,
+            ),
+            'GetLabState': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLabState,
+                    request_deserializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.GetLabStateRequest.FromString,
+                    response_serializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.LabState.SerializeToString,
+            ),
+            'ValidateConfigs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ValidateConfigs,
+                    request_deserializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.ValidateConfigsRequest.FromString,
+                    response_serializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.ValidateConfigsResponse.SerializeToString,
+            ),
+            'ListConfigReports': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListConfigReports,
+                    request_deserializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.ListConfigReportsRequest.FromString,
+                    response_serializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.ListConfigReportsResponse.SerializeToString,
+            ),
+            'GetConfigReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConfigReport,
+                    request_deserializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.GetConfigReportRequest.FromString,
+                    response_serializer=nightshift_dot_lab_dot_v1_dot_resources__pb2.ConfigReport.SerializeToString,
+            ),
+            'DraftTranslations': grpc.unary_unary_rpc_method_handler(
+                    servicer.DraftTranslations,
+                    request_deserializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.DraftTranslationsRequest.FromString,
+                    response_serializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.DraftTranslationsResponse.SerializeToString,
+            ),
+            'TranslateConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.TranslateConfig,
+                    request_deserializer=nightshift_dot_lab_dot_v1_dot_lab__service__pb2.TranslateConfigRequest.FromString,
+                    response_serializer=nightshift_dot_lab_dot_v1_dot_resources__pb2.Promotion.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -628,6 +743,168 @@ class LabService:
             '/nightshift.lab.v1.LabService/ListPromotions',
             nightshift_dot_lab_dot_v1_dot_lab__service__pb2.ListPromotionsRequest.SerializeToString,
             nightshift_dot_lab_dot_v1_dot_lab__service__pb2.ListPromotionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLabState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.lab.v1.LabService/GetLabState',
+            nightshift_dot_lab_dot_v1_dot_lab__service__pb2.GetLabStateRequest.SerializeToString,
+            nightshift_dot_lab_dot_v1_dot_lab__service__pb2.LabState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ValidateConfigs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.lab.v1.LabService/ValidateConfigs',
+            nightshift_dot_lab_dot_v1_dot_lab__service__pb2.ValidateConfigsRequest.SerializeToString,
+            nightshift_dot_lab_dot_v1_dot_lab__service__pb2.ValidateConfigsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListConfigReports(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.lab.v1.LabService/ListConfigReports',
+            nightshift_dot_lab_dot_v1_dot_lab__service__pb2.ListConfigReportsRequest.SerializeToString,
+            nightshift_dot_lab_dot_v1_dot_lab__service__pb2.ListConfigReportsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConfigReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.lab.v1.LabService/GetConfigReport',
+            nightshift_dot_lab_dot_v1_dot_lab__service__pb2.GetConfigReportRequest.SerializeToString,
+            nightshift_dot_lab_dot_v1_dot_resources__pb2.ConfigReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DraftTranslations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.lab.v1.LabService/DraftTranslations',
+            nightshift_dot_lab_dot_v1_dot_lab__service__pb2.DraftTranslationsRequest.SerializeToString,
+            nightshift_dot_lab_dot_v1_dot_lab__service__pb2.DraftTranslationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TranslateConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.lab.v1.LabService/TranslateConfig',
+            nightshift_dot_lab_dot_v1_dot_lab__service__pb2.TranslateConfigRequest.SerializeToString,
+            nightshift_dot_lab_dot_v1_dot_resources__pb2.Promotion.FromString,
             options,
             channel_credentials,
             insecure,

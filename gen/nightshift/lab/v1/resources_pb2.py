@@ -26,29 +26,35 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!nightshift/lab/v1/resources.proto\x12\x11nightshift.lab.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa0\x01\n\x06\x43onfig\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x06origin\x18\x02 \x01(\x0e\x32\x1f.nightshift.lab.v1.ConfigOrigin\x12(\n\x07\x63ontent\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x0f\n\x07problem\x18\x06 \x01(\t\"w\n\x07\x46inding\x12\r\n\x05level\x18\x01 \x01(\t\x12-\n\x08severity\x18\x02 \x01(\x0e\x32\x1b.nightshift.lab.v1.Severity\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\"\x93\x01\n\x10ValidationReport\x12\r\n\x05valid\x18\x01 \x01(\x08\x12,\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x1a.nightshift.lab.v1.Finding\x12\x0e\n\x06levels\x18\x03 \x03(\t\x12\x16\n\x0enearest_config\x18\x04 \x01(\t\x12\x1a\n\x12nearest_similarity\x18\x05 \x01(\x01\"\x90\x03\n\x08Proposal\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tconfig_id\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .nightshift.lab.v1.ProposalState\x12(\n\x07\x63ontent\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x16\n\x0e\x63ontent_digest\x18\x05 \x01(\t\x12\x13\n\x0bopportunity\x18\x06 \x01(\t\x12\x11\n\ttemplates\x18\x07 \x03(\t\x12\x12\n\ndrafted_by\x18\x08 \x01(\t\x12\x33\n\x06report\x18\t \x01(\x0b\x32#.nightshift.lab.v1.ValidationReport\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63omment\x18\r \x01(\t\"\x91\x02\n\tPromotion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .nightshift.lab.v1.PromotionKind\x12\x10\n\x08proposal\x18\x03 \x01(\t\x12\x11\n\tconfig_id\x18\x04 \x01(\t\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x17\n\x0fprevious_digest\x18\x06 \x01(\t\x12\x0e\n\x06\x64igest\x18\x07 \x01(\t\x12\x12\n\nrolls_back\x18\x08 \x01(\t\x12\x16\n\x0erolled_back_by\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x0b \x01(\t*g\n\x0c\x43onfigOrigin\x12\x1d\n\x19\x43ONFIG_ORIGIN_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43ONFIG_ORIGIN_PRODUCTION\x10\x01\x12\x1a\n\x16\x43ONFIG_ORIGIN_PROMOTED\x10\x02*\xa1\x01\n\rProposalState\x12\x1e\n\x1aPROPOSAL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14PROPOSAL_STATE_DRAFT\x10\x01\x12\x1c\n\x18PROPOSAL_STATE_VALIDATED\x10\x02\x12\x1b\n\x17PROPOSAL_STATE_PROMOTED\x10\x03\x12\x1b\n\x17PROPOSAL_STATE_REJECTED\x10\x04*N\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x12\n\x0eSEVERITY_ERROR\x10\x01\x12\x14\n\x10SEVERITY_WARNING\x10\x02*h\n\rPromotionKind\x12\x1e\n\x1aPROMOTION_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16PROMOTION_KIND_PROMOTE\x10\x01\x12\x1b\n\x17PROMOTION_KIND_ROLLBACK\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!nightshift/lab/v1/resources.proto\x12\x11nightshift.lab.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\x01\n\x06\x43onfig\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x06origin\x18\x02 \x01(\x0e\x32\x1f.nightshift.lab.v1.ConfigOrigin\x12(\n\x07\x63ontent\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x0f\n\x07problem\x18\x06 \x01(\t\x12\x34\n\x07missing\x18\x07 \x03(\x0b\x32#.nightshift.lab.v1.MissingLanguages\"4\n\x10MissingLanguages\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x11\n\tlanguages\x18\x02 \x03(\t\"\xe0\x01\n\x0c\x43onfigReport\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\r\n\x05valid\x18\x04 \x01(\x08\x12,\n\x08\x66indings\x18\x05 \x03(\x0b\x32\x1a.nightshift.lab.v1.Finding\x12\x34\n\x07missing\x18\x06 \x03(\x0b\x32#.nightshift.lab.v1.MissingLanguages\x12\x31\n\rvalidate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"<\n\x0bTranslation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x10\n\x08language\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\"w\n\x07\x46inding\x12\r\n\x05level\x18\x01 \x01(\t\x12-\n\x08severity\x18\x02 \x01(\x0e\x32\x1b.nightshift.lab.v1.Severity\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\"\x93\x01\n\x10ValidationReport\x12\r\n\x05valid\x18\x01 \x01(\x08\x12,\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x1a.nightshift.lab.v1.Finding\x12\x0e\n\x06levels\x18\x03 \x03(\t\x12\x16\n\x0enearest_config\x18\x04 \x01(\t\x12\x1a\n\x12nearest_similarity\x18\x05 \x01(\x01\"\x90\x03\n\x08Proposal\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tconfig_id\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .nightshift.lab.v1.ProposalState\x12(\n\x07\x63ontent\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x16\n\x0e\x63ontent_digest\x18\x05 \x01(\t\x12\x13\n\x0bopportunity\x18\x06 \x01(\t\x12\x11\n\ttemplates\x18\x07 \x03(\t\x12\x12\n\ndrafted_by\x18\x08 \x01(\t\x12\x33\n\x06report\x18\t \x01(\x0b\x32#.nightshift.lab.v1.ValidationReport\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63omment\x18\r \x01(\t\"\x91\x02\n\tPromotion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .nightshift.lab.v1.PromotionKind\x12\x10\n\x08proposal\x18\x03 \x01(\t\x12\x11\n\tconfig_id\x18\x04 \x01(\t\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x17\n\x0fprevious_digest\x18\x06 \x01(\t\x12\x0e\n\x06\x64igest\x18\x07 \x01(\t\x12\x12\n\nrolls_back\x18\x08 \x01(\t\x12\x16\n\x0erolled_back_by\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x0b \x01(\t*g\n\x0c\x43onfigOrigin\x12\x1d\n\x19\x43ONFIG_ORIGIN_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43ONFIG_ORIGIN_PRODUCTION\x10\x01\x12\x1a\n\x16\x43ONFIG_ORIGIN_PROMOTED\x10\x02*\xa1\x01\n\rProposalState\x12\x1e\n\x1aPROPOSAL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14PROPOSAL_STATE_DRAFT\x10\x01\x12\x1c\n\x18PROPOSAL_STATE_VALIDATED\x10\x02\x12\x1b\n\x17PROPOSAL_STATE_PROMOTED\x10\x03\x12\x1b\n\x17PROPOSAL_STATE_REJECTED\x10\x04*N\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x12\n\x0eSEVERITY_ERROR\x10\x01\x12\x14\n\x10SEVERITY_WARNING\x10\x02*\x86\x01\n\rPromotionKind\x12\x1e\n\x1aPROMOTION_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16PROMOTION_KIND_PROMOTE\x10\x01\x12\x1b\n\x17PROMOTION_KIND_ROLLBACK\x10\x02\x12\x1c\n\x18PROMOTION_KIND_TRANSLATE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'nightshift.lab.v1.resources_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONFIGORIGIN']._serialized_start=1232
-  _globals['_CONFIGORIGIN']._serialized_end=1335
-  _globals['_PROPOSALSTATE']._serialized_start=1338
-  _globals['_PROPOSALSTATE']._serialized_end=1499
-  _globals['_SEVERITY']._serialized_start=1501
-  _globals['_SEVERITY']._serialized_end=1579
-  _globals['_PROMOTIONKIND']._serialized_start=1581
-  _globals['_PROMOTIONKIND']._serialized_end=1685
+  _globals['_CONFIGORIGIN']._serialized_start=1629
+  _globals['_CONFIGORIGIN']._serialized_end=1732
+  _globals['_PROPOSALSTATE']._serialized_start=1735
+  _globals['_PROPOSALSTATE']._serialized_end=1896
+  _globals['_SEVERITY']._serialized_start=1898
+  _globals['_SEVERITY']._serialized_end=1976
+  _globals['_PROMOTIONKIND']._serialized_start=1979
+  _globals['_PROMOTIONKIND']._serialized_end=2113
   _globals['_CONFIG']._serialized_start=120
-  _globals['_CONFIG']._serialized_end=280
-  _globals['_FINDING']._serialized_start=282
-  _globals['_FINDING']._serialized_end=401
-  _globals['_VALIDATIONREPORT']._serialized_start=404
-  _globals['_VALIDATIONREPORT']._serialized_end=551
-  _globals['_PROPOSAL']._serialized_start=554
-  _globals['_PROPOSAL']._serialized_end=954
-  _globals['_PROMOTION']._serialized_start=957
-  _globals['_PROMOTION']._serialized_end=1230
+  _globals['_CONFIG']._serialized_end=334
+  _globals['_MISSINGLANGUAGES']._serialized_start=336
+  _globals['_MISSINGLANGUAGES']._serialized_end=388
+  _globals['_CONFIGREPORT']._serialized_start=391
+  _globals['_CONFIGREPORT']._serialized_end=615
+  _globals['_TRANSLATION']._serialized_start=617
+  _globals['_TRANSLATION']._serialized_end=677
+  _globals['_FINDING']._serialized_start=679
+  _globals['_FINDING']._serialized_end=798
+  _globals['_VALIDATIONREPORT']._serialized_start=801
+  _globals['_VALIDATIONREPORT']._serialized_end=948
+  _globals['_PROPOSAL']._serialized_start=951
+  _globals['_PROPOSAL']._serialized_end=1351
+  _globals['_PROMOTION']._serialized_start=1354
+  _globals['_PROMOTION']._serialized_end=1627
 # @@protoc_insertion_point(module_scope)

@@ -113,6 +113,8 @@ class _PromotionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Promoti
     """A proposal went into production."""
     PROMOTION_KIND_ROLLBACK: _PromotionKind.ValueType  # 2
     """An earlier promotion was taken back."""
+    PROMOTION_KIND_TRANSLATE: _PromotionKind.ValueType  # 3
+    """Missing languages were added to a config that was there."""
 
 class PromotionKind(_PromotionKind, metaclass=_PromotionKindEnumTypeWrapper):
     """What a promotion did."""
@@ -123,6 +125,8 @@ PROMOTION_KIND_PROMOTE: PromotionKind.ValueType  # 1
 """A proposal went into production."""
 PROMOTION_KIND_ROLLBACK: PromotionKind.ValueType  # 2
 """An earlier promotion was taken back."""
+PROMOTION_KIND_TRANSLATE: PromotionKind.ValueType  # 3
+"""Missing languages were added to a config that was there."""
 Global___PromotionKind: _TypeAlias = PromotionKind  # noqa: Y015
 
 @_typing.final
@@ -137,6 +141,7 @@ class Config(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name. Format: "configs/{config}"."""
     origin: Global___ConfigOrigin.ValueType
@@ -151,6 +156,10 @@ class Config(_message.Message):
     def content(self) -> _struct_pb2.Struct:
         """Its content; absent where the file cannot be read."""
 
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedCompositeFieldContainer[Global___MissingLanguages]:
+        """Languages that its name, description and category lack."""
+
     def __init__(
         self,
         *,
@@ -160,14 +169,125 @@ class Config(_message.Message):
         digest: _builtins.str = ...,
         path: _builtins.str = ...,
         problem: _builtins.str = ...,
+        missing: _abc.Iterable[Global___MissingLanguages] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "digest", b"digest", "name", b"name", "origin", b"origin", "path", b"path", "problem", b"problem"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "digest", b"digest", "missing", b"missing", "name", b"name", "origin", b"origin", "path", b"path", "problem", b"problem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Config: _TypeAlias = Config  # noqa: Y015
+
+@_typing.final
+class MissingLanguages(_message.Message):
+    """Languages that one field of a config lacks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    LANGUAGES_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Field: "name", "description" or "category"."""
+    @_builtins.property
+    def languages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Languages. Format: ISO 639-1."""
+
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        languages: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "languages", b"languages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MissingLanguages: _TypeAlias = MissingLanguages  # noqa: Y015
+
+@_typing.final
+class ConfigReport(_message.Message):
+    """What validation of one production config found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    VALID_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    VALIDATE_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Config. Format: "configs/{config}"."""
+    path: _builtins.str
+    """Path below the platform's root."""
+    digest: _builtins.str
+    """SHA-256 of the file that was validated; "" where it could not be read. Format: hex."""
+    valid: _builtins.bool
+    """Whether no finding is an error. Production is held to what the platform's loader needs: the rest are warnings."""
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]:
+        """Findings, errors first."""
+
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedCompositeFieldContainer[Global___MissingLanguages]:
+        """Languages that it lacks."""
+
+    @_builtins.property
+    def validate_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was validated."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        path: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        valid: _builtins.bool = ...,
+        findings: _abc.Iterable[Global___Finding] | None = ...,
+        missing: _abc.Iterable[Global___MissingLanguages] | None = ...,
+        validate_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["validate_time", b"validate_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "findings", b"findings", "missing", b"missing", "name", b"name", "path", b"path", "valid", b"valid", "validate_time", b"validate_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfigReport: _TypeAlias = ConfigReport  # noqa: Y015
+
+@_typing.final
+class Translation(_message.Message):
+    """A text in one more language."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Field: "name", "description" or "category"."""
+    language: _builtins.str
+    """Language. Format: ISO 639-1."""
+    text: _builtins.str
+    """The text: one line, no markup."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        language: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "language", b"language", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Translation: _TypeAlias = Translation  # noqa: Y015
 
 @_typing.final
 class Finding(_message.Message):
@@ -351,7 +471,7 @@ class Promotion(_message.Message):
     kind: Global___PromotionKind.ValueType
     """What it did."""
     proposal: _builtins.str
-    """Proposal that was promoted; "" for a rollback. Format: "proposals/{proposal}"."""
+    """Proposal that was promoted; "" for a rollback or a translation. Format: "proposals/{proposal}"."""
     config_id: _builtins.str
     """Config id."""
     path: _builtins.str

@@ -11,9 +11,11 @@ from nightshift.lab.v1 import resources_pb2 as pb
 
 from ..catalog import ConfigFile
 from ..drafting import DraftResult
-from ..records import Kind, Promotion, Proposal, State
+from ..records import ConfigReport, Kind, Promotion, Proposal, State
+from ..reports import LabState, Validated, missing
 from ..resources import ConfigName, PromotionName, ProposalName
-from ..validation.report import Report, Severity
+from ..translation.drafting import TranslationDraft
+from ..validation.report import Finding, Report, Severity
 from .values import to_struct
 
 STATES = {
@@ -22,7 +24,11 @@ STATES = {
     State.PROMOTED: pb.PROPOSAL_STATE_PROMOTED,
     State.REJECTED: pb.PROPOSAL_STATE_REJECTED,
 }
-_KINDS = {Kind.PROMOTE: pb.PROMOTION_KIND_PROMOTE, Kind.ROLLBACK: pb.PROMOTION_KIND_ROLLBACK}
+_KINDS = {
+    Kind.PROMOTE: pb.PROMOTION_KIND_PROMOTE,
+    Kind.ROLLBACK: pb.PROMOTION_KIND_ROLLBACK,
+    Kind.TRANSLATE: pb.PROMOTION_KIND_TRANSLATE,
+}
 _SEVERITIES = {Severity.ERROR: pb.SEVERITY_ERROR, Severity.WARNING: pb.SEVERITY_WARNING}
 
 
@@ -40,20 +46,25 @@ def _promotion_name(promotion_id: str) -> str:
     return PromotionName(promotion_id).name if promotion_id else ""
 
 
+def _finding(found: Finding) -> pb.Finding:
+    return pb.Finding(
+        level=found.level,
+        severity=_SEVERITIES[found.severity],
+        field=found.field,
+        reason=found.reason,
+        message=found.message,
+    )
+
+
+def _missing(found: tuple[tuple[str, tuple[str, ...]], ...]) -> list[pb.MissingLanguages]:
+    return [pb.MissingLanguages(field=field, languages=languages) for field, languages in found]
+
+
 def report(found: Report) -> pb.ValidationReport:
     """A validation report."""
     return pb.ValidationReport(
         valid=found.valid,
-        findings=[
-            pb.Finding(
-                level=finding.level,
-                severity=_SEVERITIES[finding.severity],
-                field=finding.field,
-                reason=finding.reason,
-                message=finding.message,
-            )
-            for finding in found.findings
-        ],
+        findings=[_finding(finding) for finding in found.findings],
         levels=found.levels,
         nearest_config=_config_name(found.nearest_config),
         nearest_similarity=found.nearest_similarity,
@@ -69,6 +80,62 @@ def config(file: ConfigFile, promoted: bool) -> pb.Config:
         digest=file.digest,
         path=file.path,
         problem=file.problem,
+        missing=_missing(missing(file)),
+    )
+
+
+def config_report(stored: ConfigReport) -> pb.ConfigReport:
+    """A report on a config of production."""
+    return pb.ConfigReport(
+        name=ConfigName(stored.config_id).name,
+        path=stored.path,
+        digest=stored.digest,
+        valid=stored.valid,
+        findings=[_finding(finding) for finding in stored.findings],
+        missing=_missing(stored.missing),
+        validate_time=_time(stored.validated_at),
+    )
+
+
+def validated(done: Validated) -> service_pb.ValidateConfigsResponse:
+    """What a validation of everything did."""
+    return service_pb.ValidateConfigsResponse(
+        config_count=done.configs,
+        validated_count=done.validated,
+        dropped_count=done.dropped,
+        invalid_count=done.invalid,
+        gap_config_count=done.with_gaps,
+    )
+
+
+def state(found: LabState, model: str) -> service_pb.LabState:
+    """Production in numbers."""
+    return service_pb.LabState(
+        config_count=found.configs,
+        pending_validation_count=found.pending_validation,
+        validate_time=None if found.validated_at is None else _time(found.validated_at),
+        gap_config_count=found.with_gaps,
+        missing_text_count=found.missing_texts,
+        llm_model=model,
+    )
+
+
+def translations(made: TranslationDraft) -> service_pb.DraftTranslationsResponse:
+    """A draft of translations."""
+    return service_pb.DraftTranslationsResponse(
+        name=ConfigName(made.config_id).name,
+        base_digest=made.base_digest,
+        translations=[
+            pb.Translation(field=one.field, language=one.language, text=one.text) for one in made.translations
+        ],
+        content_digest=made.content_digest,
+        diff=made.diff,
+        drafted_by=made.drafted_by,
+        refused=[
+            service_pb.RefusedTranslation(field=field, language=language, reason=reason)
+            for field, language, reason in made.refused
+        ],
+        cost_usd=made.cost_usd,
     )
 
 

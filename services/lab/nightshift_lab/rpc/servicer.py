@@ -18,9 +18,14 @@ from ..catalog import Catalog
 from ..drafting import draft
 from ..promotions import Promotions
 from ..proposals import NewProposal, Proposals
+from ..reports import Reports
 from ..resources import ConfigName, PromotionName, ProposalName, check_opportunity
+from ..translation.drafting import Drafting
+from ..translation.gaps import Translation
+from ..translation.revisions import Revision, Revisions
 from ..validation.validator import validate
 from . import render
+from .stoppable import Stoppable
 from .values import from_struct
 
 _M = TypeVar("_M", bound=Message)
@@ -34,14 +39,28 @@ class LabServicer(lab_service_pb2_grpc.LabServiceServicer):
     """See the proto.
 
     Args:
-        proposals, promotions: The core.
+        proposals, promotions, reports, drafting, revisions: The core.
         catalog: Reads production; blocks.
+        stoppable: Ends drafting on a stop.
     """
 
-    def __init__(self, proposals: Proposals, promotions: Promotions, catalog: Callable[[], Catalog]) -> None:
+    def __init__(
+        self,
+        proposals: Proposals,
+        promotions: Promotions,
+        catalog: Callable[[], Catalog],
+        reports: Reports,
+        drafting: Drafting,
+        revisions: Revisions,
+        stoppable: Stoppable,
+    ) -> None:
         self._proposals = proposals
         self._promotions = promotions
         self._catalog = catalog
+        self._reports = reports
+        self._drafting = drafting
+        self._revisions = revisions
+        self._stoppable = stoppable
 
     async def _production(self) -> Catalog:
         return await asyncio.to_thread(self._catalog)
@@ -159,6 +178,56 @@ class LabServicer(lab_service_pb2_grpc.LabServiceServicer):
             promotions=[render.promotion(promotion) for promotion in found[:size]],
             next_page_token=_next([promotion.promotion_id for promotion in found], size, query),
         )
+
+    async def GetLabState(self, request: pb.GetLabStateRequest, context: Any) -> pb.LabState:
+        """See the proto."""
+        return render.state(await self._reports.state(), self._drafting.model)
+
+    async def ValidateConfigs(
+        self, request: pb.ValidateConfigsRequest, context: Any
+    ) -> pb.ValidateConfigsResponse:
+        """See the proto."""
+        return render.validated(await self._reports.validate(current_call().effect()))
+
+    async def ListConfigReports(
+        self, request: pb.ListConfigReportsRequest, context: Any
+    ) -> pb.ListConfigReportsResponse:
+        """See the proto."""
+        size, query = page_size(request.page_size), query_digest(list="config_reports")
+        after = _position(request.page_token, query) or ""
+        rest = [report for report in await self._reports.all() if report.config_id > after]
+        page = _fitting(render.config_report(report) for report in rest[:size])
+        return pb.ListConfigReportsResponse(
+            config_reports=page,
+            next_page_token=_next([report.config_id for report in rest], len(page), query),
+        )
+
+    async def GetConfigReport(
+        self, request: pb.GetConfigReportRequest, context: Any
+    ) -> resources_pb2.ConfigReport:
+        """See the proto."""
+        return render.config_report(await self._reports.get(ConfigName.parse(request.name).config_id))
+
+    async def DraftTranslations(
+        self, request: pb.DraftTranslationsRequest, context: Any
+    ) -> pb.DraftTranslationsResponse:
+        """See the proto."""
+        name = ConfigName.parse(request.name)
+        work = self._drafting.draft(name.config_id, redraft=request.redraft, actor=current_call().actor)
+        return render.translations(await self._stoppable.run(f"translations of {name.name}", work))
+
+    async def TranslateConfig(
+        self, request: pb.TranslateConfigRequest, context: Any
+    ) -> resources_pb2.Promotion:
+        """See the proto."""
+        revision = Revision(
+            config_id=ConfigName.parse(request.name).config_id,
+            base_digest=request.base_digest,
+            translations=tuple(Translation(t.field, t.language, t.text) for t in request.translations),
+            content_digest=request.content_digest,
+            drafted_by=request.drafted_by,
+        )
+        return render.promotion(await self._revisions.translate(current_call().effect(), revision))
 
 
 def _position(token: str, query: str) -> str | None:

@@ -18,6 +18,7 @@ def _record(row: sa.Row[Any]) -> Promotion:
         **{
             **values,
             "kind": Kind(values["kind"]),
+            "proposal_id": values["proposal_id"] or "",
             "previous_content": None
             if values["previous_content"] is None
             else bytes(values["previous_content"]),
@@ -28,7 +29,12 @@ def _record(row: sa.Row[Any]) -> Promotion:
 
 def insert(connection: sa.Connection, promotion: Promotion) -> None:
     """Store a new promotion."""
-    connection.execute(promotions.insert().values({**asdict(promotion), "kind": promotion.kind.value}))
+    values = {
+        **asdict(promotion),
+        "kind": promotion.kind.value,
+        "proposal_id": promotion.proposal_id or None,
+    }
+    connection.execute(promotions.insert().values(values))
 
 
 def get(connection: sa.Connection, promotion_id: str, *, for_update: bool = False) -> Promotion:
@@ -54,6 +60,13 @@ def get(connection: sa.Connection, promotion_id: str, *, for_update: bool = Fals
 def by_intent(connection: sa.Connection, intent_id: str) -> Promotion | None:
     """The promotion that an intent belongs to."""
     row = connection.execute(sa.select(promotions).where(promotions.c.intent_id == intent_id)).one_or_none()
+    return None if row is None else _record(row)
+
+
+def newest(connection: sa.Connection, path: str) -> Promotion | None:
+    """The last promotion of a path."""
+    query = sa.select(promotions).where(promotions.c.path == path)
+    row = connection.execute(query.order_by(promotions.c.promotion_id.desc()).limit(1)).one_or_none()
     return None if row is None else _record(row)
 
 
@@ -100,15 +113,18 @@ def withdraw(connection: sa.Connection, promotion: Promotion) -> None:
 
 
 def standing(connection: sa.Connection) -> dict[str, str]:
-    """What Nightshift has put into production's folder and not taken away: path → digest."""
-    newest = (
+    """What Nightshift has put into production's folder and not taken away: path → digest.
+
+    Configs that people wrote and Nightshift only translated are not among them.
+    """
+    last = (
         sa.select(promotions.c.path, sa.func.max(promotions.c.promotion_id).label("last"))
         .group_by(promotions.c.path)
         .subquery()
     )
     query = (
         sa.select(promotions.c.path, promotions.c.digest)
-        .join(newest, promotions.c.promotion_id == newest.c.last)
-        .where(promotions.c.digest != "")
+        .join(last, promotions.c.promotion_id == last.c.last)
+        .where(promotions.c.digest != "", promotions.c.proposal_id.is_not(None))
     )
     return {row.path: row.digest for row in connection.execute(query)}

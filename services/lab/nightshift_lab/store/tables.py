@@ -40,7 +40,8 @@ promotions = sa.Table(
     metadata,
     sa.Column("promotion_id", sa.Text, primary_key=True),
     sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("proposal_id", sa.Text, sa.ForeignKey("proposals.proposal_id"), nullable=False),
+    # Null for a config that people wrote.
+    sa.Column("proposal_id", sa.Text, sa.ForeignKey("proposals.proposal_id")),
     sa.Column("config_id", sa.Text, nullable=False),
     sa.Column("path", sa.Text, nullable=False),
     # Digest "" and bytes null: there was, or is, no file.
@@ -56,4 +57,49 @@ promotions = sa.Table(
     sa.Column("jti", sa.Text, nullable=False),
     sa.Index("promotions_by_path", "path", "promotion_id"),
     sa.Index("promotions_by_intent", "intent_id", unique=True),
+)
+
+config_reports = sa.Table(
+    "config_reports",
+    metadata,
+    sa.Column("config_id", sa.Text, primary_key=True),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False),
+    # Digest of everything that the report depends on; the same basis gives the same report.
+    sa.Column("basis", sa.Text, nullable=False),
+    sa.Column("findings", sa.Text, nullable=False),
+    sa.Column("missing", sa.Text, nullable=False),
+    sa.Column("valid", sa.Boolean, nullable=False),
+    sa.Column("validated_at", UtcDateTime, nullable=False),
+)
+
+# One row: when all of production was last looked at.
+validations = sa.Table(
+    "validations",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("validated_at", UtcDateTime, nullable=False),
+)
+
+# What a model drafted, kept so that the same config gives the same plan; can be drafted anew at any time.
+translation_drafts = sa.Table(
+    "translation_drafts",
+    metadata,
+    sa.Column("config_id", sa.Text, primary_key=True),
+    sa.Column("field", sa.Text, primary_key=True),
+    sa.Column("language", sa.Text, primary_key=True),
+    # Digest of source text, rules and model: a draft of another one does not count.
+    sa.Column("basis", sa.Text, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    # Why the text was refused, "" if it was not.
+    sa.Column("problem", sa.Text, nullable=False),
+    sa.Column("drafted_at", UtcDateTime, nullable=False),
+)
+
+# What language models cost, by UTC day.
+llm_costs = sa.Table(
+    "llm_costs",
+    metadata,
+    sa.Column("day", sa.Text, primary_key=True),
+    sa.Column("cost_usd", sa.Float, nullable=False),
 )

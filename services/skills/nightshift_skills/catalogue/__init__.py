@@ -16,6 +16,8 @@ from nightshift_skills.catalogue import (
     rollback,
     set_autonomy,
     train_adapter,
+    translate_configs,
+    validate_configs,
 )
 from nightshift_skills.skill import Skill
 
@@ -25,6 +27,8 @@ BUILT_IN: tuple[Skill, ...] = (
     aggregate_experience.SKILL,
     build_embeddings.SKILL,
     detect_opportunities.SKILL,
+    validate_configs.SKILL,
+    translate_configs.SKILL,
     propose_config.SKILL,
     cleanup_vram.SKILL,
     preload_models.SKILL,

@@ -37,6 +37,8 @@ READ_TIMEOUT_S = 10.0
 MONITOR_TIMEOUT_S = 3.0
 # Drafting composes and validates a whole config; estimating reads a whole dataset.
 SLOW_READ_TIMEOUT_S = 60.0
+# A local model writes a few texts a second; what it has written by then is kept for the next try.
+DRAFT_TIMEOUT_S = 120.0
 _PAGE = 1000
 
 # Codes that a transport which could not get through uses, without details of ours.
@@ -153,6 +155,28 @@ class LabClient:
         """See LabPort."""
         request = lab_pb.GetConfigRequest(name=name)
         return await asked("lab", self._stub.GetConfig(request, timeout=READ_TIMEOUT_S))
+
+    async def get_state(self) -> lab_pb.LabState:
+        """See LabPort."""
+        request = lab_pb.GetLabStateRequest()
+        return await asked("lab", self._stub.GetLabState(request, timeout=READ_TIMEOUT_S))
+
+    async def list_configs(self) -> Sequence[lab_types.Config]:
+        """See LabPort."""
+        configs: list[lab_types.Config] = []
+        token = ""
+        while True:
+            request = lab_pb.ListConfigsRequest(page_size=_PAGE, page_token=token)
+            response = await asked("lab", self._stub.ListConfigs(request, timeout=READ_TIMEOUT_S))
+            configs.extend(response.configs)
+            token = response.next_page_token
+            if not token:
+                return configs
+
+    async def draft_translations(self, name: str, *, redraft: bool) -> lab_pb.DraftTranslationsResponse:
+        """See LabPort."""
+        request = lab_pb.DraftTranslationsRequest(name=name, redraft=redraft)
+        return await asked("lab", self._stub.DraftTranslations(request, timeout=DRAFT_TIMEOUT_S))
 
 
 class TrainerClient:

@@ -1,0 +1,1 @@
+"""Missing languages of production's configs: found, drafted, checked, written."""
