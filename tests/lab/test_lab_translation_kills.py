@@ -56,7 +56,7 @@ def die(*_: Any, **__: Any) -> None:
 
 
 def before_the_commit(_place: Workplace) -> None:
-    Effect.finish = die  # type: ignore[method-assign,assignment]
+    Effect.finish = die  # type: ignore[method-assign]
 
 
 def after_the_commit(_place: Workplace) -> None:
@@ -72,7 +72,7 @@ def after_the_swap(_place: Workplace) -> None:
 
 
 def before_it_is_noted(_place: Workplace) -> None:
-    FileEffects._end = die  # type: ignore[method-assign,assignment]
+    FileEffects._end = die  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(
