@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nightshift_lab.catalog import Catalog, ConfigFile
@@ -301,6 +301,7 @@ def test_perspectives_are_different_ways_of_looking() -> None:
 
 
 @settings(max_examples=150, deadline=None)
+@example("Gerechtigkeit", ["00", "å", "j"])
 @given(st.text(max_size=120), st.lists(st.text(max_size=40), max_size=5))
 def test_any_text_gives_a_valid_draft_or_a_refusal(theme: str, keywords: list[str]) -> None:
     try:

@@ -226,6 +226,9 @@ def _content(
     words = list(
         dict.fromkeys(word.lower() if word.isupper() else word for word in (theme.label, *theme.keywords))
     )
+    told = {word.casefold() for word in words}
+    # A theme may be a perspective's tag in one of the languages ("Gerechtigkeit"): then the pair is left out.
+    further = [tag for tag in perspective.tags if not told & {tag.en.casefold(), tag.de.casefold()}]
     return {
         "pipeline": "text_transformation",
         "instruction_type": "artistic_transformation",
@@ -243,8 +246,8 @@ def _content(
         "meta": {"stage": "interception", "wikipedia": False},
         "display": display,
         "tags": {
-            "en": [*words, *(tag.en for tag in perspective.tags)],
-            "de": [*words, *(tag.de for tag in perspective.tags)],
+            "en": [*words, *(tag.en for tag in further)],
+            "de": [*words, *(tag.de for tag in further)],
         },
         "audience": {
             "workshop_suitable": True,
