@@ -99,3 +99,27 @@ async def _asked_once(plane: Plane) -> None:
     assert any("It has asked 1 times within an hour" in reason for reason in entry.reasons), entry
     answer = await plane.call("ListApprovals", pb.ListApprovalsRequest())
     assert len(answer.approvals) == 1
+
+
+async def test_a_triggers_plan_does_not_take_the_place_of_a_persons(tmp_path: Path) -> None:
+    clock = FakeClock()
+    with Database(f"sqlite:///{tmp_path}/s.db", migrations="nightshift_skills", name="skills") as db:
+        db.migrate()
+        proposals = Proposals(
+            Books(db, Outbox("skills", clock), clock, new_id), ApprovalRule(), lambda _: 0.0
+        )
+
+        def about_one(target: str, initiator: str) -> Wish:
+            plan = Plan(
+                skill="skills/propose_config",
+                subject="themes/1",
+                summary="Store.",
+                calls=(),
+                limits={"target": target},
+            )
+            return Wish(propose_config.SKILL, plan, {}, initiator)
+
+        asked = await proposals.propose(about_one("0", PERSON))
+        assert (await proposals.propose(about_one("70", "trigger:idle"))).id == asked.id
+        again = await proposals.propose(about_one("50", PERSON))
+        assert again.id != asked.id, "a person's own new plan does"

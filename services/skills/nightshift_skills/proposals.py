@@ -69,7 +69,7 @@ class Wish:
     @property
     def by_person(self) -> bool:
         """Whether a person wants it, and no trigger."""
-        return not self.initiator.startswith("trigger:")
+        return by_person(self.initiator)
 
 
 class Proposals:
@@ -184,7 +184,7 @@ class Proposals:
             return earlier
         waiting = self._waiting(connection, wish)
         if waiting is None:
-            limit = None if by_person(wish.initiator) else self._limited(connection, wish.skill.id)
+            limit = None if wish.by_person else self._limited(connection, wish.skill.id)
             if limit is not None:
                 return limit
             waiting, _ = self._ask(connection, wish)
@@ -414,7 +414,11 @@ class Proposals:
         )
 
     def _waiting(self, connection: sa.Connection, wish: Wish) -> Run | None:
-        """Run that waits with the identical plan; outdated plans for the same subject are voided."""
+        """Run that waits with the identical plan; outdated plans for the same subject are voided.
+
+        A trigger's plan voids no person's: they may have asked with other parameters, and one question about
+        a subject is enough. What the person's plan says is looked at again before it runs.
+        """
         now = self._books.clock.now()
         found: Run | None = None
         for approval in decisions.pending_approvals(connection, wish.skill.id):
@@ -422,7 +426,11 @@ class Proposals:
                 self._void(connection, approval, "Nobody decided in time.")
             elif approval.plan.digest == wish.plan.digest:
                 found = decisions.get_run(connection, approval.run)
-            elif approval.subject == wish.plan.subject:
+            elif approval.subject != wish.plan.subject:
+                continue
+            elif by_person(approval.proposer) and not wish.by_person:
+                found = decisions.get_run(connection, approval.run)
+            else:
                 self._void(connection, approval, "The plan has changed meanwhile; it was made anew.")
         return found
 
