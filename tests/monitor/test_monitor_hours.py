@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
@@ -13,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nightshift.monitor.v1 import monitor_service_pb2 as messages
-from nightshift_monitor.activity import ActivityReport
+from nightshift_monitor.activity import ActivityRecord, ActivityReport
 from nightshift_monitor.hours import HOUR, ActivityHours, HourCount, hour_of
+from nightshift_monitor.store.records import SqlRecords
 from tests.monitor.conftest import MakeMonitor
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -207,6 +209,28 @@ async def test_hours_over_the_wire_outlive_a_restart(make_monitor: MakeMonitor) 
         assert (await stub.GetActivityProfile(messages.GetActivityProfileRequest())).first_time == found[
             -1
         ].start_time
+
+
+async def test_a_stop_in_the_middle_of_a_saving_counts_each_report_once(
+    make_monitor: MakeMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, begun = SqlRecords.save_activity, asyncio.Event()
+
+    async def slow(self: SqlRecords, record: ActivityRecord, counted: Mapping[datetime, HourCount]) -> None:
+        begun.set()
+        await asyncio.sleep(0.2)
+        await real(self, record, counted)
+
+    async with make_monitor() as monitor:
+        monkeypatch.setattr(SqlRecords, "save_activity", slow)
+        monitor.core.record_activity(ActivityReport(count=3))
+        await asyncio.wait_for(begun.wait(), 5)
+        # Comes while the first is on its way to the store.
+        monitor.core.record_activity(ActivityReport(count=4))
+    monkeypatch.setattr(SqlRecords, "save_activity", real)
+    async with make_monitor() as monitor:
+        rows = await monitor.core.activity_hours(before_us=0, limit=10)
+        assert sum(count.activities for _, _, count in rows) == 7
 
 
 async def test_the_idleness_says_when_users_are_expected(make_monitor: MakeMonitor) -> None:

@@ -102,6 +102,7 @@ class Monitor:
         self._unsaved = asyncio.Event()
         self._noted_count = 0
         self._saved_count = 0
+        self._saving: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -140,7 +141,9 @@ class Monitor:
         await self._prober.stop()
         self._gpus.close()
         self._board.close()
-        # Counted rather than asked of the event: a saving may have been cut short just now.
+        if self._saving is not None:
+            await asyncio.gather(self._saving, return_exceptions=True)
+        # Counted rather than asked of the event: the last saving may have failed.
         if self._saved_count != self._noted_count:
             with contextlib.suppress(NightshiftError):
                 await self._save()
@@ -331,6 +334,11 @@ class Monitor:
             await asyncio.sleep(SAVE_SPACING_S)
 
     async def _save(self) -> None:
+        # Never cut short: nobody could tell whether the hours that were handed over have been added.
+        self._saving = asyncio.create_task(self._save_once(), name="save activity")
+        await asyncio.shield(self._saving)
+
+    async def _save_once(self) -> None:
         noted_count = self._noted_count
         record = self._ledger.record(now=self._clock.now(), now_ns=self._clock.boottime_ns())
         hours = self._hours.take_unsaved()
