@@ -122,10 +122,18 @@ def run(benchmark: Benchmark) -> tuple[str, bool]:
     return part.replace(str(ROOT), "."), succeeded
 
 
+def sections(page: Path) -> dict[str, str]:
+    """The page's parts by the benchmark's name; none where there is no page."""
+    if not page.exists():
+        return {}
+    _, *parts = page.read_text().split("\n## ")
+    return {part.partition("\n")[0].replace(" ", "_"): f"## {part.rstrip()}\n" for part in parts}
+
+
 def main() -> int:
     """Run the command line; the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", default="", help="names, separated by commas")
+    parser.add_argument("--only", default="", help="names, separated by commas; the rest of the page is kept")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "RESULTS.md")
     arguments = parser.parse_args()
     wanted = [name for name in arguments.only.split(",") if name]
@@ -133,11 +141,12 @@ def main() -> int:
     if unknown := sorted(set(wanted) - set(names)):
         parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(names)}")
     today = dt.datetime.now(dt.UTC).date().isoformat()
-    parts = [
+    kept = sections(arguments.output) if wanted else {}
+    head = (
         f"# Measured figures\n\nWritten by `make bench` on {today}. Not edited by hand.\n\n"
         + "\n".join(machine())
         + "\n"
-    ]
+    )
     failed = []
     for benchmark in BENCHMARKS:
         if wanted and benchmark.name not in wanted:
@@ -145,11 +154,12 @@ def main() -> int:
         print(f"{benchmark.name} …", flush=True)
         part, succeeded = run(benchmark)
         print(part, flush=True)
-        parts.append(part)
+        kept[benchmark.name] = part
         if not succeeded:
             failed.append(benchmark.name)
         # After each: what was measured is kept where a later one is interrupted.
-        arguments.output.write_text("\n".join(parts))
+        ordered = [kept[name] for name in names if name in kept]
+        arguments.output.write_text("\n".join([head, *ordered]))
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,25 +16,16 @@ import pytest
 
 from nightshift.lab.v1 import lab_service_pb2 as pb
 from nightshift.lab.v1 import lab_service_pb2_grpc as pb_grpc
+from nightshift_kit.processes.table import find_free_base
 from nightshift_kit.rpc.channels import decode_error, sync_channel
 from nightshift_kit.rpc.tls import ensure_home
 from nightshift_kit.settings import PlaneSettings
 from tests.lab.conftest import INTERCEPTION
 
 
-def free_base() -> int:
-    """A port base whose ports are likely to be free now."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            base = int(probe.getsockname()[1])
-        if base < 60_000:
-            return base
-
-
 @contextmanager
 def lab_process(home: Path, **more: str) -> Iterator[tuple[Any, subprocess.Popen[bytes]]]:
-    base = free_base()
+    base = find_free_base()
     settings = PlaneSettings(home=home, port_base=base)
     ensure_home(settings)
     kept = {key: value for key, value in os.environ.items() if not key.startswith("NIGHTSHIFT_")}

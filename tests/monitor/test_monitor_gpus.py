@@ -21,10 +21,11 @@ import pytest
 from nightshift.monitor.v1 import monitor_service_pb2 as messages
 from nightshift.monitor.v1 import monitor_service_pb2_grpc
 from nightshift.monitor.v1 import resources_pb2 as resources
+from nightshift_kit.processes.table import find_free_base
 from nightshift_kit.rpc.channels import sync_channel
 from nightshift_kit.rpc.tls import ensure_home
 from nightshift_kit.settings import PlaneSettings
-from tests.monitor.test_monitor_process import environment, free_base
+from tests.monitor.test_monitor_process import environment
 from tests.support.programs import require
 
 GIB = 2**30
@@ -86,7 +87,7 @@ class Host:
 @pytest.fixture(scope="module")
 def host(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     folder = tmp_path_factory.mktemp("host")
-    home, base, state = folder / "home", free_base(), folder / "state"
+    home, base, state = folder / "home", find_free_base(), folder / "state"
     settings = PlaneSettings(home=home, port_base=base)
     ensure_home(settings)
     state.write_text(TWO_CARDS)

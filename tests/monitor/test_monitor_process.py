@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,20 +14,11 @@ import grpc
 
 from nightshift.monitor.v1 import monitor_service_pb2 as messages
 from nightshift.monitor.v1 import monitor_service_pb2_grpc
+from nightshift_kit.processes.table import find_free_base
 from nightshift_kit.rpc.channels import sync_channel
 from nightshift_kit.rpc.tls import ensure_home
 from nightshift_kit.settings import PlaneSettings
 from tests.monitor.conftest import PlatformStandIn
-
-
-def free_base() -> int:
-    """A port base whose three ports of the monitor are free now."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            base = int(probe.getsockname()[1])
-        if base < 60_000:
-            return base
 
 
 def environment(home: Path, base: int, **more: str) -> dict[str, str]:
@@ -39,7 +29,7 @@ def environment(home: Path, base: int, **more: str) -> dict[str, str]:
 def test_the_process_reads_its_settings_serves_and_ends_on_sigterm(
     tmp_path: Path, platform: PlatformStandIn
 ) -> None:
-    home, base = tmp_path / "home", free_base()
+    home, base = tmp_path / "home", find_free_base()
     settings = PlaneSettings(home=home, port_base=base)
     ensure_home(settings)
     (home / "settings.toml").write_text(
@@ -94,7 +84,7 @@ target = "{tmp_path}"
 
 
 def test_a_forbidden_url_in_the_settings_keeps_the_process_from_starting(tmp_path: Path) -> None:
-    home, base = tmp_path / "home", free_base()
+    home, base = tmp_path / "home", find_free_base()
     ensure_home(PlaneSettings(home=home, port_base=base))
     done = subprocess.run(
         [sys.executable, "-m", "nightshift_monitor"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from nightshift.skills.v1 import resources_pb2 as types
 from nightshift.skills.v1 import skills_service_pb2 as pb
 from nightshift.skills.v1 import skills_service_pb2_grpc as pb_grpc
 from nightshift_kit.canonical import canonical_json
+from nightshift_kit.processes.table import find_free_base
 from nightshift_kit.rpc.channels import RichError, channel_to, decode_error
 from nightshift_kit.rpc.serve import Wiring, serve
 from nightshift_kit.rpc.tls import create_credential, ensure_home, load_credential
@@ -40,23 +40,6 @@ FAST: dict[str, Any] = {
     "call_retry_s": 3.0,
     "failed_rest_s": 0.5,
 }
-
-
-def free_port_base() -> int:
-    """A base whose ports for skills are free now."""
-    for base in range(20_000 + (id(object()) // 16) % 20_000, 60_000, 61):
-        if all(_free(base + offset) for offset in (3, 13, 23)):
-            return base
-    raise RuntimeError("no free ports")
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def toml(settings: dict[str, Any]) -> str:
@@ -232,7 +215,7 @@ async def eventually(
 @asynccontextmanager
 async def plane_in(home: Path, **settings: Any) -> AsyncIterator[Plane]:
     """A plane that is up."""
-    base = free_port_base()
+    base = find_free_base()
     ensure_home(PlaneSettings(home=home, port_base=base))
     async with surroundings(home) as around:
         plane = Plane(home, around, base, {**FAST, **settings})

@@ -18,9 +18,10 @@ import pytest
 from nightshift.experience.v1 import resources_pb2 as experience_types
 from nightshift.skills.v1 import resources_pb2 as types
 from nightshift.skills.v1 import skills_service_pb2 as pb
+from nightshift_kit.processes.table import find_free_base
 from nightshift_kit.rpc.tls import ensure_home
 from nightshift_kit.settings import PlaneSettings
-from tests.skills.skills_support import FAST, Plane, eventually, free_port_base
+from tests.skills.skills_support import FAST, Plane, eventually
 from tests.skills.stand_ins import PROJECT, surroundings
 
 KILLS = int(os.environ.get("SKILLS_KILLS", "10"))
@@ -84,7 +85,7 @@ async def all_runs(plane: Plane) -> list[types.SkillRun]:
 @pytest.mark.slow
 @pytest.mark.timeout(300 + 20 * KILLS)
 async def test_no_approved_effect_is_lost_and_none_happens_twice(tmp_path: Path) -> None:
-    home, base, chance = tmp_path / "home", free_port_base(), random.Random(20261)
+    home, base, chance = tmp_path / "home", find_free_base(), random.Random(20261)
     ensure_home(PlaneSettings(home=home, port_base=base))
     async with surroundings(home) as around:
         plane = Plane(home, around, base, FAST | {"denied_rest_s": 0})

@@ -16,13 +16,14 @@ from nightshift.skills.v1 import skills_service_pb2 as pb
 from nightshift.trainer.v1 import resources_pb2 as trainer_types
 from nightshift_kit.clock import SystemClock
 from nightshift_kit.errors import Code
+from nightshift_kit.processes.table import find_free_base
 from nightshift_kit.rpc.stop import Release
 from nightshift_kit.rpc.tls import ensure_home
 from nightshift_kit.settings import PlaneSettings
 from nightshift_skills import stops
 from nightshift_skills.errors import upstream
 from nightshift_skills.stops import Stops
-from tests.skills.skills_support import FAST, Plane, eventually, free_port_base
+from tests.skills.skills_support import FAST, Plane, eventually
 from tests.skills.stand_ins import surroundings
 from tests.skills.test_skills_crash import Process
 
@@ -150,7 +151,7 @@ async def test_a_run_names_its_preemptions_with_their_times(plane: Plane) -> Non
 
 async def test_a_skills_that_is_stopped_keeps_no_training_at_work(tmp_path: Path) -> None:
     """SIGSTOP: no STOP, no renewal, no closed connection. The lease alone ends the work, within 3 s."""
-    home, base = tmp_path / "home", free_port_base()
+    home, base = tmp_path / "home", find_free_base()
     ensure_home(PlaneSettings(home=home, port_base=base))
     async with surroundings(home) as around:
         plane = Plane(home, around, base, dict(FAST))

@@ -13,11 +13,12 @@ from nightshift.lab.v1 import lab_service_pb2 as lab_pb
 from nightshift.lab.v1 import lab_service_pb2_grpc as lab_grpc
 from nightshift.skills.v1 import resources_pb2 as types
 from nightshift.skills.v1 import skills_service_pb2 as pb
+from nightshift_kit.processes.table import find_free_base
 from nightshift_kit.rpc.channels import channel_to
 from nightshift_kit.rpc.tls import ensure_home, load_credential
 from nightshift_kit.settings import PlaneSettings
 from tests.lab.conftest import copy_platform
-from tests.skills.skills_support import FAST, Plane, eventually, free_port_base
+from tests.skills.skills_support import FAST, Plane, eventually
 from tests.skills.stand_ins import surroundings
 from tests.skills.test_skills_with_the_lab import _up, real_lab, tree
 from tests.support.chat_server import chat_server
@@ -31,7 +32,7 @@ CONFIG = "schemas/configs/interception/bauanleitung.json"
 async def test_languages_come_by_approval_and_go_by_rollback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_model: bool
 ) -> None:
-    home, base, platform = tmp_path / "home", free_port_base(), copy_platform(tmp_path / "platform")
+    home, base, platform = tmp_path / "home", find_free_base(), copy_platform(tmp_path / "platform")
     settings = PlaneSettings(home=home, port_base=base)
     ensure_home(settings)
     before = tree(platform)

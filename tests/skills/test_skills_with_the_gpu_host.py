@@ -21,10 +21,11 @@ from nightshift.skills.v1 import skills_service_pb2 as pb
 from nightshift.trainer.v1 import trainer_service_pb2 as trainer_pb
 from nightshift.trainer.v1 import trainer_service_pb2_grpc as trainer_grpc
 from nightshift_kit.canonical import canonical_json
+from nightshift_kit.processes.table import find_free_base
 from nightshift_kit.rpc.channels import channel_to, decode_error
 from nightshift_kit.rpc.tls import ensure_home, load_credential
 from nightshift_kit.settings import PlaneSettings
-from tests.skills.skills_support import FAST, Plane, eventually, free_port_base
+from tests.skills.skills_support import FAST, Plane, eventually
 from tests.skills.stand_ins import surroundings
 from tests.support.platform_server import Answer, Platform, platform_server
 
@@ -105,7 +106,7 @@ def platform() -> Iterator[Platform]:
 
 @asynccontextmanager
 async def beside(platform: Platform, home: Path, **told: Any) -> AsyncIterator[Beside]:
-    base = free_port_base()
+    base = find_free_base()
     settings = PlaneSettings(home=home, port_base=base)
     ensure_home(settings)
     trainer = TrainerProcess(

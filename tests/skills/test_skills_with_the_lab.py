@@ -19,11 +19,12 @@ from nightshift.lab.v1 import lab_service_pb2 as lab_pb
 from nightshift.lab.v1 import lab_service_pb2_grpc as lab_grpc
 from nightshift.skills.v1 import resources_pb2 as types
 from nightshift.skills.v1 import skills_service_pb2 as pb
+from nightshift_kit.processes.table import find_free_base
 from nightshift_kit.rpc.channels import channel_to, decode_error
 from nightshift_kit.rpc.tls import ensure_home, load_credential
 from nightshift_kit.settings import PlaneSettings
 from nightshift_skills.errors import NotArmed
-from tests.skills.skills_support import FAST, Plane, eventually, free_port_base
+from tests.skills.skills_support import FAST, Plane, eventually
 from tests.skills.stand_ins import surroundings
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "platform"
@@ -59,7 +60,7 @@ async def real_lab(home: Path, base: int, platform: Path) -> AsyncIterator[None]
 
 
 async def test_a_theme_becomes_a_config_and_goes_again_without_a_trace(tmp_path: Path) -> None:
-    home, base, platform = tmp_path / "home", free_port_base(), tmp_path / "platform"
+    home, base, platform = tmp_path / "home", find_free_base(), tmp_path / "platform"
     shutil.copytree(EXAMPLE, platform)
     for path in (platform, *platform.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +24,7 @@ from nightshift.trainer.v1 import trainer_service_pb2_grpc as pb_grpc
 from nightshift_kit.canonical import digest_message
 from nightshift_kit.clock import SystemClock
 from nightshift_kit.grants import GrantMinter
+from nightshift_kit.processes.table import find_free_base
 from nightshift_kit.rpc.channels import channel_to, grant_metadata
 from nightshift_kit.rpc.tls import ensure_home, load_credential, load_private_key
 from nightshift_kit.settings import PlaneSettings
@@ -35,24 +34,11 @@ from tests.trainer.training_support import PATIENCE_S, Fixture
 _HEAVY = ("libtorch", "bitsandbytes", "transformers", "libarrow")
 
 
-def free_port_base() -> int:
-    """A base whose trainer, control and metrics ports are free now."""
-    for base in range(20_000 + os.getpid() % 10_000, 40_000, 50):
-        with contextlib.ExitStack() as stack:
-            try:
-                for port in (base + 5, base + 15, base + 25):
-                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return base
-    raise AssertionError("no free ports")
-
-
 class Service:
     """`python -m nightshift_trainer` with a home of its own."""
 
     def __init__(self, home: Path) -> None:
-        self.settings = PlaneSettings(home=home, port_base=free_port_base())
+        self.settings = PlaneSettings(home=home, port_base=find_free_base())
         ensure_home(self.settings)
         self.process: subprocess.Popen[bytes] | None = None
         self.minter = GrantMinter(load_private_key(self.settings, "grant"), SystemClock())
