@@ -15,6 +15,7 @@ from typing import Any
 from nightshift.experience.v1 import experience_service_pb2 as pb
 from nightshift.experience.v1 import resources_pb2 as resources
 from nightshift.experience.v1.experience_service_pb2_grpc import ExperienceServiceStub
+from nightshift_kit.processes.table import find_free_base
 from nightshift_kit.rpc.channels import channel_to
 from nightshift_kit.rpc.tls import load_credential
 from nightshift_kit.settings import PlaneSettings
@@ -28,7 +29,7 @@ SYNC = re.compile(r"^(?:\d+ +)?(\d+\.\d+) (?:fsync|fdatasync)\(\d+<(?P<path>[^>]
 
 async def test_an_fsync_ends_before_every_acknowledgement(tmp_path: Path) -> None:
     home, log = tmp_path / "home", tmp_path / "strace.log"
-    base = 41700 + os.getpid() % 400 * 40
+    base = find_free_base()
     service = subprocess.Popen(
         [require("strace"), *STRACE, "-o", str(log), sys.executable, "-m", "nightshift_experience"],
         cwd=ROOT,

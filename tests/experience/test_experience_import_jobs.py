@@ -18,6 +18,7 @@ import pytest
 from nightshift.experience.v1 import experience_service_pb2 as pb
 from nightshift.experience.v1 import resources_pb2 as resources
 from nightshift.experience.v1.experience_service_pb2_grpc import ExperienceServiceStub
+from nightshift_kit.processes.table import find_free_base
 from nightshift_kit.rpc.channels import channel_to
 from nightshift_kit.rpc.statuses import decode_error
 from nightshift_kit.rpc.tls import load_credential
@@ -244,7 +245,7 @@ async def test_an_import_killed_with_the_service_is_taken_up_again(
 ) -> None:
     folder, truth = workshop
     home = tmp_path / "home"
-    service = Service(home, 21700 + os.getpid() % 500 * 40)
+    service = Service(home, find_free_base())
     counts: list[int] = []
     jobs: list[str] = []
     acknowledged: list[str] = []

@@ -17,7 +17,7 @@ from nightshift.skills.v1 import resources_pb2 as types
 from nightshift.skills.v1 import skills_service_pb2 as pb
 from nightshift.skills.v1 import skills_service_pb2_grpc as pb_grpc
 from nightshift_kit.canonical import canonical_json
-from nightshift_kit.processes.table import find_free_base
+from nightshift_kit.processes.table import find_free_base, taken_ports
 from nightshift_kit.rpc.channels import RichError, channel_to, decode_error
 from nightshift_kit.rpc.serve import Wiring, serve
 from nightshift_kit.rpc.tls import create_credential, ensure_home, load_credential
@@ -107,7 +107,7 @@ class Plane:
             task, self._task = self._task, None
             await task
             # The metrics server ends by itself within half a second.
-            while not _free(self.plane_settings.metrics_port("skills")):
+            while self.plane_settings.metrics_port("skills") in taken_ports(self.plane_settings.port_base):
                 await asyncio.sleep(0.05)
 
     def channel(self, identity: str = "admin", *, control: bool = False) -> grpc.aio.Channel:
