@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -15,7 +15,7 @@ from nightshift_skills.books import Books
 from nightshift_skills.budgets import Budgets
 from nightshift_skills.errors import ApprovalRate, SelfApproval
 from nightshift_skills.plans import Plan
-from nightshift_skills.runs import Run, RunState
+from nightshift_skills.runs import WAITING, Failure, Run, RunState
 from nightshift_skills.skill import Skill
 from nightshift_skills.store import decisions
 
@@ -171,6 +171,10 @@ class Proposals:
     async def withdraw(self, run_id: str, actor: str) -> None:
         """Ends the question that a cancelled run waits with; nothing happens where none is open."""
         await self._books.change(self._withdraw, run_id, actor)
+
+    async def forsake(self, known: Collection[str]) -> None:
+        """After a start: ends what waits for a skill that is not there any more (a plug-in taken away)."""
+        await self._books.change(self._forsake, known)
 
     # Within transactions.
 
@@ -396,6 +400,27 @@ class Proposals:
                 comment=f"The run was cancelled by {actor}.",
             ),
         )
+
+    def _forsake(self, connection: sa.Connection, known: Collection[str]) -> None:
+        why = "Its skill is not installed or not enabled any more."
+        for run in decisions.runs_in(connection, [*WAITING, RunState.AWAITING_APPROVAL]):
+            if run.skill in known:
+                continue
+            if run.state is RunState.AWAITING_APPROVAL:
+                self._void(connection, decisions.get_approval(connection, run.approval), why)
+                continue
+            failure = Failure("SKILL_UNKNOWN", why)
+            now = self._books.clock.now()
+            decisions.save_run(connection, run.moved(RunState.FAILED, now, outcome=why, failure=failure))
+            self._books.event(
+                connection,
+                "run.ended",
+                "service/skills",
+                f"skillRuns/{run.id}",
+                skill=f"skills/{run.skill}",
+                state=RunState.FAILED.value,
+                reason=failure.reason,
+            )
 
     def _void(self, connection: sa.Connection, approval: Approval, why: str) -> None:
         now = self._books.clock.now()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -71,6 +71,19 @@ class Facts:
     lab: lab_pb.LabState | None = None
 
 
+class Code(Protocol):
+    """Code that is not a file of ours."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, hex, of what is allowed to run."""
+        ...
+
+    def check(self) -> None:
+        """Raises SkillModified or PluginRefused where it must not run now."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Skill:
     """Something that the plane can do.
@@ -91,6 +104,7 @@ class Skill:
             settings tighten the tier: work of a CONFIRM skill makes room for users whoever starts it.
         admin_only: Only an admin may command it.
         delegable: A standing approval may cover it: nothing of it reaches users without another decision.
+        code: Where its code is not the file of `plan` (a plug-in's); None for a built-in skill.
         shown_answer: What of a call's answer is kept with the run (user text is left out).
         interval_s: With "interval": it is called for when it has not run for so long; 0 where `due` says it.
         new_runs: With "new_data": so many runs since its last success call for it; 0 where `due` says it.
@@ -118,6 +132,7 @@ class Skill:
     new_runs: int = 0
     events: tuple[str, ...] = ()
     least_useful_s: float | None = None
+    code: Code | None = None
 
     @property
     def name(self) -> str:
