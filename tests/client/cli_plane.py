@@ -25,6 +25,9 @@ from tests.client.plane import Plane, only
 HOSTILE = "ein \u202eBoot\u200b \x1b[31mrot\x07 [bold red]x[/] ﷽ 👩\u200d🚀\nzweite Zeile"
 
 
+ADA = "spiffe://nightshift.local/person/admin/0"
+
+
 class UserActive(NightshiftError):
     """A user is here."""
 
@@ -64,6 +67,7 @@ class Skills(skills_service_pb2_grpc.SkillsServiceServicer):
         "GetLock",
         "EngageLock",
         "GetSchedule",
+        "UpdateSchedule",
         "VerifyAudit",
         "WatchApprovals",
     )
@@ -151,12 +155,20 @@ class Skills(skills_service_pb2_grpc.SkillsServiceServicer):
 
     async def EngageLock(self, request: Any, context: Any) -> types.Lock:
         self.locked = True
-        return types.Lock(
-            engaged=True, actor="spiffe://nightshift.local/person/admin/0", comment=request.comment
-        )
+        return types.Lock(engaged=True, actor=ADA, comment=request.comment)
 
     async def GetSchedule(self, request: Any, context: Any) -> skills_service_pb2.Schedule:
-        return skills_service_pb2.Schedule(open=True, fence=7)
+        schedule = skills_service_pb2.Schedule(open=True, fence=7)
+        schedule.budget.runs = 41
+        entry = schedule.entries.add(skill="skills/confirm", paused=True, paused_by=ADA)
+        entry.reasons.append("Its triggers were paused.")
+        return schedule
+
+    async def UpdateSchedule(self, request: Any, context: Any) -> types.ScheduleEntry:
+        self.asked.append(request)
+        return types.ScheduleEntry(
+            skill=request.skill, paused=request.paused, paused_by=ADA if request.paused else ""
+        )
 
     async def VerifyAudit(self, request: Any, context: Any) -> skills_service_pb2.VerifyAuditResponse:
         return self.audit

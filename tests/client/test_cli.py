@@ -109,10 +109,10 @@ def test_every_command_has_the_shared_options_and_a_help() -> None:
         assert {"--json", "--timeout", "--home"} <= options, path
         assert command.help, path
     wanted = """up|down|status|import|runs list|runs search|runs export|configs performance|opportunities|
-        skills list|skills plan|skills run|skills runs|skills schedule|approvals list|approvals show|
-        approvals approve|approvals deny|approvals watch|lab proposals|lab show|lab diff|lab reject|
-        lab promote|lab rollback|lab promotions|train start|train watch|train list|
-        train pause|train resume|train cancel|
+        skills list|skills plan|skills run|skills runs|skills schedule|skills pause|skills resume|
+        approvals list|approvals show|approvals approve|approvals deny|approvals watch|
+        lab proposals|lab show|lab diff|lab reject|lab promote|lab rollback|lab promotions|
+        train start|train watch|train list|train pause|train resume|train cancel|
         train estimate|adapters list|activity|preemptions list|audit list|audit verify|lock|unlock|
         credentials create|probes|gpu status"""
     assert {tuple(each.split()) for each in wanted.split("|")} <= set(found)
@@ -515,3 +515,16 @@ def test_a_reader_that_leaves_ends_the_command_quietly(home: Path, plane: Comman
         ["bash", "-c", line], env=environment, capture_output=True, text=True, timeout=30, check=True
     )
     assert "Traceback" not in done.stderr
+
+
+def test_triggers_are_paused_and_resumed(nightshift: Run, plane: CommandPlane) -> None:
+    done = nightshift("skills", "pause", "confirm", "--comment", "exam week")
+    assert done.returncode == 0
+    assert "confirm does not start by itself" in done.stdout
+    answer = json.loads(nightshift("skills", "resume", "confirm", "--json").stdout)
+    assert json_format.ParseDict(answer, skills_types.ScheduleEntry()).paused is False
+    asked = [(one.skill, one.paused, one.comment) for one in plane.skills.asked[-2:]]
+    assert asked == [("skills/confirm", True, "exam week"), ("skills/confirm", False, "")]
+    shown = nightshift("skills", "schedule").stdout
+    assert "41 runs" in shown
+    assert "paused" in shown

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from nightshift_kit.audit import Outbox
 from nightshift_kit.audit.chain import ChainHead, seal, verify
@@ -20,9 +21,10 @@ from nightshift_skills.errors import ApprovalUnknown, SkillRunUnknown, StandingA
 from nightshift_skills.plans import Plan, PlannedCall
 from nightshift_skills.runs import Failure, Run, RunState
 from nightshift_skills.standing import Bound, Scope, StandingApproval, StandingState
-from nightshift_skills.store import chain, decisions, plane, reports, standing, tables
+from nightshift_skills.store import chain, decisions, plane, reports, scheduling, standing, tables
 from nightshift_skills.store.decisions import CallRecord, Rest
 from nightshift_skills.store.plane import Lock, Preemption
+from nightshift_skills.store.scheduling import Pause, TriggerMark, Usage
 
 AT = datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=UTC)
 PLAN = Plan(
@@ -305,3 +307,68 @@ def test_reports_wait_in_their_order_until_they_are_dropped(db: Database) -> Non
     ]
     db.write_sync(reports.drop_reports, [told[0].id, told[2].id, new_id()])
     assert [report.id for report in db.read_sync(reports.list_reports)] == [told[1].id]
+
+
+def test_marks_begin_once_and_only_go_forward(db: Database) -> None:
+    db.write_sync(scheduling.begin_marks, ["a", "b"], AT, 7)
+    db.write_sync(scheduling.begin_marks, ["a", "c"], AT + timedelta(days=1), 9)
+    marks = db.read_sync(scheduling.list_marks)
+    assert marks["a"] == TriggerMark("a", AT, None, 7)
+    assert marks["c"] == TriggerMark("c", AT + timedelta(days=1), None, 9)
+    db.write_sync(scheduling.looked, "a", AT + timedelta(hours=1), 5)
+    assert db.read_sync(scheduling.list_marks)["a"] == TriggerMark("a", AT, AT + timedelta(hours=1), 7)
+    db.write_sync(scheduling.looked, "a", AT + timedelta(hours=2), 2**40)
+    assert db.read_sync(scheduling.list_marks)["a"].event_seq == 2**40
+
+
+def test_run_counts_are_those_of_the_last_success(db: Database) -> None:
+    assert db.read_sync(scheduling.success_run_count, "propose_config") is None
+    states = (RunState.SUCCEEDED, RunState.SUCCEEDED, RunState.FAILED, RunState.AWAITING_APPROVAL)
+    for number, state in enumerate(states):
+        run = db.write_sync(decisions.save_run, new_run(state=state))
+        db.write_sync(scheduling.save_run_mark, run.id, run.skill, 2**40 + number)
+    assert db.read_sync(scheduling.success_run_count, "propose_config") == 2**40 + 1
+    assert db.read_sync(scheduling.success_run_count, "other") is None
+
+
+def test_pauses_are_kept_with_who_set_them(db: Database) -> None:
+    pause = Pause("a", True, "me", "why", AT)
+    db.write_sync(scheduling.save_pause, pause)
+    assert db.read_sync(scheduling.list_pauses) == {"a": pause}
+    db.write_sync(scheduling.save_pause, replace(pause, paused=False))
+    assert db.read_sync(scheduling.list_pauses) == {}
+
+
+def test_usage_adds_up_by_day_and_skill_and_old_days_go(db: Database) -> None:
+    for used in (Usage(1, 0.25, 0.0), Usage(1, 0.5, 10.5), Usage(gpu_s=1.0)):
+        db.write_sync(scheduling.add_usage, "2026-03-04", "a", used)
+    db.write_sync(scheduling.add_usage, "2026-03-04", "b", Usage(runs=2**40))
+    assert db.read_sync(scheduling.get_usage, "2026-03-04") == {
+        "a": Usage(2, 0.75, 11.5),
+        "b": Usage(2**40),
+    }
+    assert db.read_sync(scheduling.get_usage, "2026-03-05") == {}
+
+    def years(connection: sa.Connection) -> None:
+        for day in range(405):
+            scheduling.add_usage(connection, (AT + timedelta(days=1 + day)).date().isoformat(), "a", Usage(1))
+
+    db.write_sync(years)
+    assert db.read_sync(scheduling.get_usage, "2026-03-04") == {}
+    assert db.read_sync(scheduling.get_usage, (AT + timedelta(days=405)).date().isoformat()) == {
+        "a": Usage(1)
+    }
+
+
+def test_events_after_a_position_are_found_by_their_kinds(db: Database) -> None:
+    outbox = Outbox("skills")
+    assert db.read_sync(scheduling.last_event_seq) == 0
+    for kind in ("a.x", "b.x", "a.x"):
+        db.write_sync(lambda connection, k=kind: outbox.append(connection, kind=k, actor="me", subject="s"))
+    rows, _ = seal(db.read_sync(chain.get_head), db.read_sync(outbox.events, 0, 10))
+    db.write_sync(chain.append_rows, rows)
+    assert db.read_sync(scheduling.last_event_seq) == 3
+    assert db.read_sync(scheduling.events_after, ["a.x", "b.x", "c"], 0) == ["a.x", "b.x"]
+    assert db.read_sync(scheduling.events_after, ["a.x", "b.x"], 2) == ["a.x"]
+    assert db.read_sync(scheduling.events_after, ["a.x"], 3) == []
+    assert db.read_sync(scheduling.events_after, [], 0) == []

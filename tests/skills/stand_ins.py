@@ -75,6 +75,7 @@ class MonitorStandIn(monitor_grpc.MonitorServiceServicer):
     activities: list[monitor_pb.RecordActivityRequest] = field(default_factory=list)
     last_activity: datetime | None = None
     quiet_until: datetime | None = None
+    predicted_busy: datetime | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def idleness(self) -> monitor_types.Idleness:
@@ -92,6 +93,8 @@ class MonitorStandIn(monitor_grpc.MonitorServiceServicer):
         if not self.idle:
             answer.reasons.add(code="ACTIVITY", allows_idle=False, message="The test says so.")
         answer.quiet_remaining.FromTimedelta(remaining)
+        if self.predicted_busy is not None:
+            answer.predicted_busy_time.FromDatetime(self.predicted_busy)
         return answer
 
     def tell(self, **changes: Any) -> None:

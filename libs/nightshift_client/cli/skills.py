@@ -42,6 +42,8 @@ def register(app: typer.Typer) -> None:
     command(group, "cancel")(cancel_skill_run)
     command(group, "watch")(watch_skill_runs)
     command(group, "schedule")(schedule)
+    command(group, "pause")(pause)
+    command(group, "resume")(resume)
     app.add_typer(group, name="skills")
     preemptions = typer.Typer(help="How fast the plane made room for users.", no_args_is_help=True)
     command(preemptions, "list")(list_preemptions)
@@ -220,11 +222,56 @@ def schedule(session: Session) -> None:
         own = [reason for reason in reasons if reason not in shared]
         return " ".join(own) or ("" if answer.open else "As above.")
 
+    if answer.HasField("predicted_busy_time"):
+        session.say(f"  Users are expected at {instant(answer.predicted_busy_time)}.")
+    left = answer.budget
+    session.say(
+        f"  Left today: {left.runs} runs, {left.cost_usd:.2f} $, {left.gpu_hours:.1f} h of the GPU "
+        f"(anew at {instant(left.renew_time)})."
+    )
     rows = [
-        (short(entry.skill), "due" if entry.due else "-", ago(entry.last_run_time), why(entry.reasons))
+        (
+            short(entry.skill),
+            _place(entry),
+            ago(entry.last_run_time),
+            str(entry.budget.runs),
+            why(entry.reasons),
+        )
         for entry in answer.entries
     ]
-    session.show(table("skill", "next", "last", "why", rows=rows))
+    session.show(table("skill", "next", "last", ("left", "right"), "why", rows=rows))
+
+
+def _place(entry: Any) -> str:
+    if entry.paused:
+        return "paused"
+    if entry.due:
+        return "due"
+    return instant(entry.next_time) or "-"
+
+
+def pause(session: Session, skill: SkillArgument, comment: CommentOption = "") -> None:
+    """Keep a skill from starting by itself; commands go on. Any approver may."""
+    _set_paused(session, skill, True, comment)
+
+
+def resume(session: Session, skill: SkillArgument, comment: CommentOption = "") -> None:
+    """Let a paused skill start by itself again. Takes an admin."""
+    _set_paused(session, skill, False, comment)
+
+
+def _set_paused(session: Session, skill: str, paused: bool, comment: str) -> None:
+    from nightshift.skills.v1 import skills_service_pb2 as messages
+
+    request = messages.UpdateScheduleRequest(skill=named("skills", skill), paused=paused, comment=comment)
+    answer = session.call("skills", "UpdateSchedule", request)
+    if session.json:
+        session.print_json(answer)
+    elif answer.paused:
+        session.say(f"{short(answer.skill)} does not start by itself (paused by {who(answer.paused_by)}).")
+    else:
+        reasons = one_line(" ".join(answer.reasons), 200)
+        session.say(f"{short(answer.skill)} starts by itself again. {reasons}")
 
 
 def list_preemptions(session: Session, limit: LimitOption = 20) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from functools import partial
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import grpc
 from prometheus_client import Counter
@@ -29,19 +30,23 @@ from nightshift_kit.rpc.tls import load_private_key, load_public_key
 from nightshift_kit.settings import service_settings
 from nightshift_kit.storage import Database
 from nightshift_skills.activity import ActivityRelay
+from nightshift_skills.agenda import Agenda
 from nightshift_skills.arming import Arming, GuardrailRollback
 from nightshift_skills.autonomy import Autonomy
 from nightshift_skills.backoff import BackoffRule
 from nightshift_skills.books import Books
+from nightshift_skills.budgets import Budgets, GpuMeter
 from nightshift_skills.catalogue import BUILT_IN
 from nightshift_skills.config import SkillsSettings
 from nightshift_skills.desk import Desk
+from nightshift_skills.events import USERS_CAME, USERS_LEFT, Events
 from nightshift_skills.executor import Executor
 from nightshift_skills.fences import Fences
 from nightshift_skills.gate import Gate
 from nightshift_skills.granting import Granting
 from nightshift_skills.health import HealthCheck
 from nightshift_skills.lockdown import Lockdown
+from nightshift_skills.pauses import Pauses
 from nightshift_skills.planner import Planner
 from nightshift_skills.ports import ACTING_SERVICES
 from nightshift_skills.preemption import Preemptor
@@ -71,6 +76,7 @@ from nightshift_skills.stop_thread import StopThread
 from nightshift_skills.stops import Leases, Stops
 from nightshift_skills.store import plane
 from nightshift_skills.store.reports import KeptReports, list_reports
+from nightshift_skills.triggers import Triggers
 
 _SERVICES = ("monitor", *ACTING_SERVICES)
 
@@ -85,6 +91,16 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
     settings = service_settings(SkillsSettings, "skills", wiring.settings)
     # Refused settings (a loosened tier) must keep the service from starting at all.
     registry = Registry(BUILT_IN, tiers=settings.tiers, cooldowns_s=settings.cooldowns_s)
+    zone = ZoneInfo(wiring.settings.time_zone)
+    triggers = Triggers.of(
+        registry,
+        zone,
+        crons=settings.crons,
+        intervals_s=settings.intervals_s,
+        new_runs=settings.new_data_runs,
+    )
+    budgets = Budgets.from_settings(registry, zone, settings.budget, settings.skill_budget, settings.budgets)
+    events = Events()
     db = wiring.database(Database(settings.database_url, migrations="nightshift_skills", name="skills"))
     books = Books(db, Outbox("skills", wiring.clock), wiring.clock, new_id)
 
@@ -132,6 +148,12 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
     wiring.on_stop(stop_thread.close)
     stop_port = await stop_thread.call(_stop_port(dial, stop_thread))
     stops = Stops(stop_port, ACTING_SERVICES, wiring.clock)
+
+    def began(preemption: plane.Preemption) -> None:
+        log.began(preemption)
+        if preemption.cause == "user":
+            events.publish(USERS_CAME)
+
     preemptor = Preemptor(
         gate=gate,
         fences=fences,
@@ -140,7 +162,7 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
         record=log.record,
         clock=wiring.clock,
         ids=new_id,
-        on_begin=log.began,
+        on_begin=began,
     )
     preemptor.attach(stop_thread.loop)
     # What an earlier life of this process left running has no run behind it any more.
@@ -200,7 +222,8 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
         limits=limits,
         delegation=delegation,
     )
-    proposals = Proposals(books, approval_rule, lambda skill: registry.get(skill).cooldown_s)
+    proposals = Proposals(books, approval_rule, lambda skill: registry.get(skill).cooldown_s, budgets)
+    meter = GpuMeter(books, budgets)
     acting = ActingClient(mains.__getitem__)
     granting = Granting(
         GrantMinter(load_private_key(wiring.settings, "grant"), wiring.clock),
@@ -219,12 +242,27 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
         trainer=trainer,
         call_retry_s=settings.call_retry_s,
         on_idle=lambda: scheduler.poke(),
+        on_worked=meter.worked,
+    )
+    agenda = Agenda(
+        registry=registry,
+        triggers=triggers,
+        budgets=budgets,
+        events=events,
+        autonomy=autonomy,
+        planner=planner,
+        proposals=proposals,
+        progress=progress,
+        executor=executor,
+        gate=gate,
+        books=books,
+        experience=experience,
+        limits=limits,
     )
     scheduler = Scheduler(
         pace=Pace(settings.tick_s, settings.platform_gone_grace_s, settings.max_background_runs),
-        limits=limits,
         registry=registry,
-        planner=planner,
+        agenda=agenda,
         proposals=proposals,
         progress=progress,
         executor=executor,
@@ -234,11 +272,17 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
         backoff_until=lambda: log.backoff_until,
         books=books,
         monitor=monitor,
-        experience=experience,
         trainer=trainer,
         health=HealthCheck(registry, planner, progress, books, acting),
         autonomy=autonomy,
+        on_quiet=partial(events.publish, USERS_LEFT),
     )
+    loop = asyncio.get_running_loop()
+
+    def wake() -> None:
+        loop.call_soon_threadsafe(scheduler.poke)
+
+    events.wake_for((kind for skill in registry for kind in skill.events), wake)
     desk = Desk(
         registry=registry,
         planner=planner,
@@ -271,11 +315,13 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
         if second_place is None
         else CheckpointCopy(second_place, checkpoints, lambda path: Checkpoints(path, audit_key)),
         on_copy_failed=copy_failed.inc,
+        on_sealed=events.sealed,
     )
 
     async def leave() -> None:
         gate.shut()
         await executor.close()
+        await meter.settled()
         await stop_thread.call(preemptor.announce_end())
         await sealer.close()
 
@@ -284,6 +330,7 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
         registry=registry,
         desk=desk,
         scheduler=scheduler,
+        pauses=Pauses(books, scheduler.poke),
         preemptor=preemptor,
         lockdown=lockdown,
         sealer=sealer,

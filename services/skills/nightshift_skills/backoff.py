@@ -28,8 +28,25 @@ class Backoff:
         """Until when background work stays away; None if it need not."""
         return None if self.last is None else self.last + timedelta(seconds=self.span_s)
 
-    def preempted(self, now: datetime) -> Backoff:
-        """After a pre-emption that stopped work."""
-        clean = self.last is None or (now - self.last).total_seconds() >= self.rule.clean_s
+    def remaining_s(self, now: datetime) -> float:
+        """How long background work still stays away, in seconds; never longer than the span.
+
+        A wall clock that was set back since would tell more: whoever has a boot clock measures by that.
+        """
+        if self.last is None:
+            return 0.0
+        return min(self.span_s, max(0.0, self.span_s - (now - self.last).total_seconds()))
+
+    def preempted(self, now: datetime, since_last_s: float | None = None) -> Backoff:
+        """After a pre-emption that stopped work.
+
+        Args:
+            now: When it began.
+            since_last_s: Time since the one before, in seconds, by a clock that does not jump; None takes
+                the wall clock's word.
+        """
+        if since_last_s is None and self.last is not None:
+            since_last_s = (now - self.last).total_seconds()
+        clean = self.last is None or (since_last_s or 0.0) >= self.rule.clean_s
         span_s = self.rule.first_s if clean else min(self.span_s * 2, self.rule.maximum_s)
         return replace(self, span_s=span_s, last=now)

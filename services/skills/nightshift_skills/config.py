@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from nightshift_kit.settings import ServiceSettings
+from nightshift_skills.budgets import BudgetSettings
 
 
 class SkillsSettings(ServiceSettings):
@@ -23,6 +24,11 @@ class SkillsSettings(ServiceSettings):
         two_person: Whether somebody else than the plan's maker must approve.
         tiers: Skill → tier; may only tighten.
         cooldowns_s: Skill → rest between two runs on the same subject.
+        crons: Skill → cron expressions of five fields, in the plane's time zone.
+        intervals_s: Skill → seconds after which it is called for again; beside what it declares.
+        new_data_runs: Skill → new runs since its last success that call for it.
+        budget: What all skills together may use in a day; skill_budget: what any one may.
+        budgets: Skill → what it may use in a day, where that is not skill_budget.
         max_background_runs: Background runs at once, health checks not counted.
         platform_gone_grace_s: How long background work goes on after the platform is gone.
         backoff_first_s, backoff_max_s, backoff_clean_s: Back-off after pre-emptions: first span, longest
@@ -54,6 +60,14 @@ class SkillsSettings(ServiceSettings):
     two_person: bool = False
     tiers: dict[str, str] = Field(default_factory=dict)
     cooldowns_s: dict[str, float] = Field(default_factory=dict)
+    crons: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    intervals_s: dict[str, PositiveFloat] = Field(default_factory=dict)
+    new_data_runs: dict[str, PositiveInt] = Field(default_factory=dict)
+    budget: BudgetSettings = BudgetSettings(runs_per_day=1_000, cost_usd_per_day=5.0, gpu_hours_per_day=12.0)
+    skill_budget: BudgetSettings = BudgetSettings(
+        runs_per_day=200, cost_usd_per_day=2.0, gpu_hours_per_day=12.0
+    )
+    budgets: dict[str, BudgetSettings] = Field(default_factory=dict)
     max_background_runs: int = Field(default=1, ge=1)
     platform_gone_grace_s: float = Field(default=60.0, ge=0)
     backoff_first_s: float = Field(default=30.0, ge=0)

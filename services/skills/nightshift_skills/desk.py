@@ -211,7 +211,7 @@ class Desk:
         if not confirmed:
             return await self._proposals.propose(wish)
         run = await self._proposals.confirm(wish)
-        if run.state is RunState.QUEUED and await self._scheduler.may_start():
+        if run.state is RunState.QUEUED and await self._scheduler.may_start(wish.skill, wish.plan):
             try:
                 self._executor.start(run, fresh=True)
             except (UserActive, GlobalLock):

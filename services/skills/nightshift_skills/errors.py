@@ -6,10 +6,11 @@ NightshiftError
 ├── ParametersInvalid                                                    INVALID_ARGUMENT
 ├── PlanChanged, ApprovalDecided, ApprovalExpired                        FAILED_PRECONDITION
 ├── SkillModified, SkillRunEnded, SkillRunTransition, Cooldown           FAILED_PRECONDITION
+├── BudgetExceeded                                                       FAILED_PRECONDITION
 ├── NotReady, PolicyChanged, NotArmed, AutonomyBySkill                   FAILED_PRECONDITION
 ├── StandingApprovalEnded, StandingScopeExceeded                         FAILED_PRECONDITION
 ├── SelfApproval, TierLoosened, AdminRequired, NotDelegable              PERMISSION_DENIED
-├── UserActive                                                           UNAVAILABLE
+├── UserActive, Standby                                                  UNAVAILABLE
 ├── ApprovalRate                                                         RESOURCE_EXHAUSTED
 ├── SeqGone                                                              OUT_OF_RANGE
 └── Upstream                                                             as the asked service said
@@ -163,6 +164,13 @@ class Cooldown(NightshiftError):
     reason = "COOLDOWN"
 
 
+class BudgetExceeded(NightshiftError):
+    """The plan needs more than is left of today's budget."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "BUDGET_EXCEEDED"
+
+
 class SelfApproval(NightshiftError):
     """Two persons are asked for."""
 
@@ -189,6 +197,13 @@ class ApprovalRate(NightshiftError):
 
     code = Code.RESOURCE_EXHAUSTED
     reason = "APPROVAL_RATE"
+
+
+class Standby(NightshiftError):
+    """This replica does not act: another one leads."""
+
+    code = Code.UNAVAILABLE
+    reason = "STANDBY"
 
 
 class SeqGone(NightshiftError):

@@ -85,7 +85,9 @@ class Executor:
         trainer: TrainerPort,
         call_retry_s: float,
         on_idle: Callable[[], None],
+        on_worked: Callable[[Run, float], None] = lambda _run, _span_s: None,
     ) -> None:
+        """Args: `on_idle` hears that a run stopped working, `on_worked` for how long, in seconds, it did."""
         self._registry = registry
         self._planner = planner
         self._progress = progress
@@ -96,6 +98,7 @@ class Executor:
         self._trainer = trainer
         self._call_retry_s = call_retry_s
         self._on_idle = on_idle
+        self._on_worked = on_worked
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._rests: dict[str, _Rest] = {}
 
@@ -154,6 +157,7 @@ class Executor:
             task.cancel()
 
     async def _work(self, skill: Skill, run: Run, live: LiveRun, fresh: bool) -> None:
+        began_s = asyncio.get_running_loop().time()
         try:
             try:
                 await self._carry_out(skill, run, live, fresh)
@@ -182,6 +186,7 @@ class Executor:
         finally:
             self._gate.leave(live)
             self._granting.forget(run)
+            self._on_worked(run, asyncio.get_running_loop().time() - began_s)
             self._on_idle()
 
     async def _settle(self, skill: Skill, run: Run, live: LiveRun, over: _Over) -> None:

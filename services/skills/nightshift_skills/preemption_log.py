@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -23,6 +23,12 @@ class PreemptionLog:
         self._books = books
         self._lock = threading.Lock()
         self._backoff = backoff
+        # The wall clock is believed once, for what an earlier life left behind; then the boot clock counts.
+        now = books.clock.now()
+        now_ns = books.clock.boottime_ns()
+        self._ends_ns = now_ns + round(backoff.remaining_s(now) * 1e9)
+        past_s = 0.0 if backoff.last is None else max(0.0, (now - backoff.last).total_seconds())
+        self._last_ns = now_ns - round(past_s * 1e9)
         self._times = Histogram(
             "nightshift_preemption_seconds",
             "T1 to T5 of pre-emptions, from the client's send where it told it.",
@@ -46,14 +52,21 @@ class PreemptionLog:
 
     @property
     def backoff_until(self) -> datetime | None:
-        """Until when background work stays away; None if nothing ever was pre-empted."""
-        return self._backoff.until
+        """Until when background work stays away, by the wall clock as it is; None if it need not."""
+        remaining_ns = self._ends_ns - self._books.clock.boottime_ns()
+        if remaining_ns <= 0:
+            return None
+        return self._books.clock.now() + timedelta(microseconds=remaining_ns / 1e3)
 
     def began(self, preemption: Preemption) -> None:
         """Takes the back-off into account at once; only stopped work counts, and only users stop for long."""
         if preemption.cause == "user" and preemption.skill_runs:
             with self._lock:
-                self._backoff = self._backoff.preempted(preemption.start_time)
+                now_ns = self._books.clock.boottime_ns()
+                since_last_s = (now_ns - self._last_ns) / 1e9
+                self._backoff = self._backoff.preempted(preemption.start_time, since_last_s)
+                self._last_ns = now_ns
+                self._ends_ns = now_ns + round(self._backoff.span_s * 1e9)
 
     async def record(self, preemption: Preemption, final: bool) -> None:
         """Writes a pre-emption down; called once at its beginning and once at its end."""

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from nightshift_skills.approvals import Approval, ApprovalState, by_person
 from nightshift_skills.books import Books
+from nightshift_skills.budgets import Budgets
 from nightshift_skills.errors import ApprovalRate, SelfApproval
 from nightshift_skills.plans import Plan
 from nightshift_skills.runs import Run, RunState
@@ -52,7 +53,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A planned wish: who wants which plan of which skill."""
+    """A planned wish: who wants which plan of which skill.
+
+    `on_made` is called in the transaction that makes a run for it.
+    """
 
     skill: Skill
     plan: Plan
@@ -60,13 +64,26 @@ class Wish:
     initiator: str
     request: Request = Request()
     comment: str = ""
+    on_made: Callable[[sa.Connection, Run], None] | None = None
+
+    @property
+    def by_person(self) -> bool:
+        """Whether a person wants it, and no trigger."""
+        return not self.initiator.startswith("trigger:")
 
 
 class Proposals:
     """Approvals and the runs that wait for them."""
 
-    def __init__(self, books: Books, rule: ApprovalRule, cooldown_s: Callable[[str], float]) -> None:
-        """Args: store, rule, and the cooldown in seconds of each skill by id."""
+    def __init__(
+        self,
+        books: Books,
+        rule: ApprovalRule,
+        cooldown_s: Callable[[str], float],
+        budgets: Budgets | None = None,
+    ) -> None:
+        """Args: store, rule, the cooldown in seconds of each skill by id, and budgets (None: no limits)."""
+        self._budgets = budgets
         self._books = books
         self._rule = rule
         self._cooldown_s = cooldown_s
@@ -102,16 +119,21 @@ class Proposals:
 
         Raises:
             SelfApproval: two persons are asked for, and nobody else proposed this plan.
+            BudgetExceeded: it costs more than is left today.
             ApprovalExpired, ApprovalDecided: as for a decision.
         """
         return await self._books.change(self._confirm, wish)
 
     async def command(self, wish: Wish) -> Run:
-        """A run that its initiator's command approves (MANUAL)."""
+        """A run that its initiator's command approves (MANUAL). Raises BudgetExceeded."""
         return await self._books.change(self._command, wish)
 
     async def start_unasked(self, wish: Wish) -> Run:
-        """A run of an AUTO skill, at work from the beginning."""
+        """A run of an AUTO skill, at work from the beginning.
+
+        Raises:
+            BudgetExceeded: today's budget does not allow it.
+        """
         return await self._books.change(self._start_unasked, wish)
 
     async def start_standing(self, wish: Wish, standing: str, use: UseStanding) -> Run:
@@ -132,7 +154,7 @@ class Proposals:
         """A person's decision; the approval as it is afterwards.
 
         Raises:
-            ApprovalUnknown, ApprovalDecided, ApprovalExpired, PlanChanged, SelfApproval.
+            ApprovalUnknown, ApprovalDecided, ApprovalExpired, PlanChanged, SelfApproval, BudgetExceeded.
         """
         return await self._books.change(
             self._decide, approval_id, approve, plan_digest, nonce, decider, comment
@@ -208,6 +230,7 @@ class Proposals:
     def _command(self, connection: sa.Connection, wish: Wish) -> Run:
         if wish.request.id and (earlier := self._earlier(connection, wish.request)):
             return earlier
+        self._charge(connection, wish.skill.id, wish.plan, person=True)
         run, approval = self._ask(connection, wish)
         # A command is its own approval: two persons are never asked for it.
         now = self._books.clock.now()
@@ -237,8 +260,11 @@ class Proposals:
         if wish.request.id and (earlier := self._earlier(connection, wish.request)):
             return earlier
         now = self._books.clock.now()
+        self._charge(connection, wish.skill.id, wish.plan, person=wish.by_person)
         run = replace(self._new_run(wish), state=RunState.RUNNING, start_time=now)
         run = decisions.save_run(connection, run)
+        if wish.on_made is not None:
+            wish.on_made(connection, run)
         self._books.event(
             connection,
             "run.started",
@@ -252,6 +278,7 @@ class Proposals:
 
     def _start_standing(self, connection: sa.Connection, wish: Wish, standing: str, use: UseStanding) -> Run:
         use(connection, standing, wish.plan)
+        self._charge(connection, wish.skill.id, wish.plan, person=wish.by_person)
         run = replace(
             self._new_run(wish),
             state=RunState.QUEUED,
@@ -259,6 +286,8 @@ class Proposals:
             outcome="Approved in advance; starts when nothing stands in its way.",
         )
         run = decisions.save_run(connection, run)
+        if wish.on_made is not None:
+            wish.on_made(connection, run)
         self._books.event(
             connection,
             "autonomy.used",
@@ -319,6 +348,10 @@ class Proposals:
         )
         if decided is approval:
             return approval
+        if approve:
+            # Money is committed by the decision, not when the run begins: two approvals cannot both count on
+            # what is left.
+            self._charge(connection, approval.skill, approval.plan, person=True)
         decided = decisions.save_approval(connection, decided)
         run = decisions.get_run(connection, approval.run)
         if approve:
@@ -410,6 +443,8 @@ class Proposals:
             expire_time=now + timedelta(seconds=self._rule.ttl_s),
         )
         run = decisions.save_run(connection, run)
+        if wish.on_made is not None:
+            wish.on_made(connection, run)
         approval = decisions.save_approval(connection, approval)
         self._books.event(
             connection,
@@ -434,6 +469,10 @@ class Proposals:
             on_purpose=wish.skill.on_purpose,
             create_time=self._books.clock.now(),
         )
+
+    def _charge(self, connection: sa.Connection, skill: str, plan: Plan, *, person: bool) -> None:
+        if self._budgets is not None:
+            self._budgets.charge(connection, skill, plan, self._books.clock.now(), person=person)
 
     def _note(self, connection: sa.Connection, request: Request, run_id: str) -> None:
         if request.id:

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from nightshift_kit.grants import Tier
+from nightshift_skills.budgets import Left
+from nightshift_skills.plans import Plan
 from nightshift_skills.skill import Condition, Skill
+from nightshift_skills.store.scheduling import Pause
+from nightshift_skills.triggers import AUTONOMOUS, ORDER, Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,7 @@ class Situation:
         backoff_until: Until when background work stays away after pre-emptions.
         running: Background runs at work.
         max_running: How many may be.
+        predicted_busy: When users are expected next; None where nobody can tell.
     """
 
     now: datetime
@@ -35,6 +40,7 @@ class Situation:
     backoff_until: datetime | None = None
     running: int = 0
     max_running: int = 1
+    predicted_busy: datetime | None = None
 
     @property
     def backing_off(self) -> bool:
@@ -52,6 +58,19 @@ class Situation:
     def room(self) -> bool:
         """Whether one more background run may start."""
         return self.quiet and self.running < self.max_running
+
+    def too_short_for(self, least_s: float) -> str:
+        """Why work that needs so long, in seconds, does not start now, in words; "" where it may.
+
+        A prediction that is past says nothing about what comes.
+        """
+        busy = self.predicted_busy
+        if busy is None or busy <= self.now or least_s <= (busy - self.now).total_seconds():
+            return ""
+        return (
+            f"Users are expected at {_when(busy)}; it needs {least_s:.0f} s to be of use, "
+            f"and {(busy - self.now).total_seconds():.0f} s are left."
+        )
 
     def reasons(self) -> list[str]:
         """Each condition in words, the blocking ones first."""
@@ -82,20 +101,32 @@ class SkillFacts:
     """What is known of one skill.
 
     Attributes:
-        conditions: Of its trigger.
+        conditions: Of its idle trigger.
+        calls: Its other triggers as they are now.
         rest_until: Until when it rests on its usual subject.
         pending: Approvals of it that wait for a person.
         open_runs: Runs of it that have not ended (waiting ones included).
         last_run_time: When it last ended.
         problem: Why it cannot run at all (its code was changed); "" if it can.
+        lack: What its budget lacks; "" if there is enough left.
+        left: What is left of its budget.
+        pause: That its triggers are paused.
+        looked: What came of the last look at it, where that started nothing; "" otherwise.
+        age_s: For how long it has been called for without running; None if nothing calls for it.
     """
 
     conditions: Sequence[Condition] = ()
+    calls: Sequence[Call] = ()
     rest_until: datetime | None = None
     pending: int = 0
     open_runs: int = 0
     last_run_time: datetime | None = None
     problem: str = ""
+    lack: str = ""
+    left: Left | None = None
+    pause: Pause | None = None
+    looked: str = ""
+    age_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +138,41 @@ class Entry:
     reasons: tuple[str, ...]
     next_time: datetime | None
     last_run_time: datetime | None
+    calls: tuple[Call, ...] = ()
+    called_by: str = ""
+    facts: SkillFacts = SkillFacts()
+
+
+def least_useful_s(skill: Skill, plan: Plan | None = None) -> float:
+    """Less time than this, in seconds, is of no use to a skill, or to its plan."""
+    if skill.least_useful_s is not None:
+        return skill.least_useful_s
+    return 0.0 if plan is None else plan.duration_s
+
+
+def calls_of(skill: Skill, facts: SkillFacts) -> tuple[Call, ...]:
+    """Each trigger of a skill, the idle one included."""
+    calls = list(facts.calls)
+    if "idle" in skill.triggers:
+        fires = all(condition.met for condition in facts.conditions)
+        text = " ".join(condition.text for condition in facts.conditions if condition.met is fires)
+        calls.append(Call("idle", fires, text or "It is always of use while the machine is idle."))
+    return tuple(sorted(calls, key=lambda call: ORDER.index(call.trigger)))
 
 
 def judge(skill: Skill, facts: SkillFacts, situation: Situation) -> Entry:
     """One skill's entry in the schedule."""
     blocking: list[str] = []
     supporting: list[str] = []
+    calls = calls_of(skill, facts)
+    firing = [call for call in calls if call.fires]
     if facts.problem:
         blocking.append(facts.problem)
+    if facts.pause is not None:
+        blocking.append(f"Its triggers were paused by {facts.pause.actor}.")
     if skill.tier is Tier.MANUAL:
         blocking.append("It happens only on a person's command.")
-    elif "idle" not in skill.triggers and "tick" not in skill.triggers:
+    elif not calls and "tick" not in skill.triggers:
         blocking.append("It starts on a person's command only.")
     resting = facts.rest_until is not None and situation.now < facts.rest_until
     if resting:
@@ -127,29 +182,64 @@ def judge(skill: Skill, facts: SkillFacts, situation: Situation) -> Entry:
         blocking.append(f"{facts.pending} plan of it waits for a person.")
     if facts.open_runs > facts.pending:
         blocking.append(f"{facts.open_runs - facts.pending} run of it is at work or waits for quiet.")
-    for condition in facts.conditions:
-        (supporting if condition.met else blocking).append(condition.text)
+    if firing:
+        supporting += [call.text for call in firing]
+    else:
+        blocking += [call.text for call in calls]
     if "tick" in skill.triggers:
         # A look at the plane is no background work: it goes on whoever is there.
         if situation.locked:
             blocking.append("The global lock is on.")
         if not blocking:
             supporting.append("It runs on each tick.")
-    elif not situation.room:
-        blocking.extend(situation.reasons()[:3] or ["The machine is not idle."])
+    else:
+        if facts.lack and AUTONOMOUS & set(skill.triggers):
+            blocking.append(facts.lack)
+        too_short = situation.too_short_for(least_useful_s(skill))
+        if too_short:
+            blocking.append(too_short)
+        if not situation.room:
+            blocking.extend(situation.reasons()[:3] or ["The machine is not idle."])
+    if facts.looked:
+        supporting.append(f"When last looked at: {facts.looked}")
     return Entry(
         skill=skill,
         due=not blocking,
         reasons=(*blocking, *supporting),
-        next_time=facts.rest_until if resting else None,
+        next_time=facts.rest_until if resting else _next_time(calls, firing, situation.now),
         last_run_time=facts.last_run_time,
+        calls=calls,
+        called_by=firing[0].trigger if firing else "",
+        facts=facts,
     )
 
 
+def waiting(entry: Entry, now: datetime) -> bool:
+    """Whether something calls for a skill that neither runs nor rests, and may start by itself: it ages."""
+    facts = entry.facts
+    resting = facts.rest_until is not None and now < facts.rest_until
+    may = entry.skill.tier is not Tier.MANUAL and facts.pause is None
+    return bool(entry.called_by) and may and not resting and not facts.open_runs
+
+
+def _next_time(calls: Sequence[Call], firing: Sequence[Call], now: datetime) -> datetime | None:
+    if firing:
+        return None
+    return min((call.next_time for call in calls if call.next_time and call.next_time > now), default=None)
+
+
 def in_turn(entries: Sequence[Entry]) -> list[Entry]:
-    """Due idle work, the one that has waited longest first, so that nothing starves."""
-    due = [entry for entry in entries if entry.due and "idle" in entry.skill.triggers]
-    return sorted(due, key=lambda entry: entry.last_run_time.timestamp() if entry.last_run_time else 0.0)
+    """Due work in the order of its age: what was called for longest ago comes first; nothing starves.
+
+    Work that runs is called for anew only after it ended, and is then younger than all that waited meanwhile.
+    """
+    due = [entry for entry in entries if entry.due and entry.called_by]
+
+    def rank(entry: Entry) -> tuple[float, float]:
+        age_s = entry.facts.age_s or 0.0
+        return -age_s, entry.last_run_time.timestamp() if entry.last_run_time else 0.0
+
+    return sorted(due, key=rank)
 
 
 def _when(instant: datetime) -> str:

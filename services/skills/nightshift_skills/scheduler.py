@@ -5,31 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import structlog
 
-from nightshift.experience.v1 import experience_service_pb2 as experience_pb
 from nightshift.monitor.v1 import resources_pb2 as monitor_types
 from nightshift_kit.errors import NightshiftError
-from nightshift_kit.grants import Tier
-from nightshift_skills import schedule
+from nightshift_skills.agenda import Agenda
 from nightshift_skills.autonomy import Autonomy
 from nightshift_skills.books import Books
+from nightshift_skills.budgets import Left
 from nightshift_skills.executor import Executor
 from nightshift_skills.gate import Gate
 from nightshift_skills.health import HealthCheck
 from nightshift_skills.jobs import JobPhase, view
-from nightshift_skills.planner import Planner
-from nightshift_skills.plans import NothingToDo
-from nightshift_skills.ports import ExperiencePort, MonitorPort, TrainerPort
+from nightshift_skills.plans import Plan
+from nightshift_skills.ports import MonitorPort, TrainerPort
 from nightshift_skills.preemption import Preemptor
 from nightshift_skills.progress import Progress
-from nightshift_skills.proposals import Proposals, Wish
+from nightshift_skills.proposals import Proposals
 from nightshift_skills.registry import Registry
 from nightshift_skills.runs import WAITING, Run, RunState
-from nightshift_skills.schedule import Entry, Situation, SkillFacts
-from nightshift_skills.skill import Condition, Facts, Limits, Skill
+from nightshift_skills.schedule import Entry, Situation
+from nightshift_skills.skill import Skill
 from nightshift_skills.store import decisions
 
 _log = structlog.get_logger("nightshift.skills.scheduler")
@@ -56,9 +54,8 @@ class Scheduler:
         self,
         *,
         pace: Pace,
-        limits: Limits,
         registry: Registry,
-        planner: Planner,
+        agenda: Agenda,
         proposals: Proposals,
         progress: Progress,
         executor: Executor,
@@ -68,16 +65,16 @@ class Scheduler:
         backoff_until: Callable[[], datetime | None],
         books: Books,
         monitor: MonitorPort,
-        experience: ExperiencePort,
         trainer: TrainerPort,
         health: HealthCheck,
         autonomy: Autonomy,
+        on_quiet: Callable[[], None] = lambda: None,
     ) -> None:
+        """Args: `on_quiet` hears that the machine is idle again after users were there."""
         self._autonomy = autonomy
         self._pace = pace
-        self._limits = limits
         self._registry = registry
-        self._planner = planner
+        self._agenda = agenda
         self._proposals = proposals
         self._progress = progress
         self._executor = executor
@@ -87,13 +84,13 @@ class Scheduler:
         self._backoff_until = backoff_until
         self._books = books
         self._monitor = monitor
-        self._experience = experience
         self._trainer = trainer
         self._health = health
+        self._on_quiet = on_quiet
+        self._signs_heard = 0
         self._wake = asyncio.Event()
         self._idleness: monitor_types.Idleness | None = None
         self._gone_since_ns: int | None = None
-        self._nothing: dict[str, str] = {}
 
     def poke(self) -> None:
         """Something happened that may let work start. On the main loop."""
@@ -101,6 +98,7 @@ class Scheduler:
 
     async def run(self) -> None:
         """Ticks until cancelled."""
+        await self._begin()
         loop = asyncio.get_running_loop()
         next_tick_s = loop.time()
         while True:
@@ -117,6 +115,16 @@ class Scheduler:
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    async def _begin(self) -> None:
+        while True:
+            try:
+                await self._agenda.begin()
+            except NightshiftError as error:
+                _log.warning("the store does not answer yet", reason=error.reason)
+                await asyncio.sleep(_RECONNECT_S)
+            else:
+                return
 
     async def watch_monitor(self) -> None:
         """Follows the monitor until cancelled, so that work starts and stops with the machine's idleness."""
@@ -142,9 +150,9 @@ class Scheduler:
         if not self._gate.is_open:
             return
         room = self._pace.max_background_runs - situation.running
-        room = await self._continue_background(room)
+        room = await self._continue_background(room, situation)
         if room > 0 and self._gate.is_open:
-            await self._start_due(room)
+            await self._agenda.start_due(self._situation(settled=self._relay_settled()), room)
 
     async def reconsider(self) -> Situation:
         """Asks the monitor anew, and opens or shuts the gate accordingly."""
@@ -154,8 +162,9 @@ class Scheduler:
         situation = self._situation(settled=settled)
         self._watch_platform(situation)
         if situation.quiet:
-            if not self._gate.is_open:
-                self._gate.try_open(signs)
+            if not self._gate.is_open and self._gate.try_open(signs) and signs > self._signs_heard:
+                self._signs_heard = signs
+                self._on_quiet()
         elif self._gate.is_open or self._gate.live(background=True):
             if situation.monitor_known and self._user_here():
                 self._preemptor.stop_all("user")
@@ -163,9 +172,10 @@ class Scheduler:
                 self._gate.shut()
         return situation
 
-    async def may_start(self) -> bool:
-        """Whether one more background run may start now."""
-        return (await self.reconsider()).room and self._gate.is_open
+    async def may_start(self, skill: Skill, plan: Plan) -> bool:
+        """Whether a background plan may start now, beside what runs."""
+        situation = await self.reconsider()
+        return situation.room and self._gate.is_open and not self._agenda.may_begin(skill, plan, situation)
 
     async def quiet_remaining_s(self) -> float:
         """Least time until idle work may start, in seconds; at least 1."""
@@ -182,10 +192,11 @@ class Scheduler:
         settled = self._relay_settled()
         await self._ask_monitor()
         situation = self._situation(settled=settled)
-        state = await self._experience_state()
-        return situation, [
-            schedule.judge(skill, await self._facts(skill, state), situation) for skill in self._registry
-        ]
+        return situation, await self._agenda.entries(situation)
+
+    async def budget_left(self) -> Left:
+        """What all skills together have left today."""
+        return await self._agenda.left()
 
     # What the monitor says.
 
@@ -224,6 +235,7 @@ class Scheduler:
             backoff_until=self._backoff_until(),
             running=len(self._gate.live(background=True)),
             max_running=self._pace.max_background_runs,
+            predicted_busy=_busy(idleness),
         )
 
     def _watch_platform(self, situation: Situation) -> None:
@@ -247,12 +259,18 @@ class Scheduler:
             if not self._registry.get(run.skill).background and not run.held:
                 await self._start(run)
 
-    async def _continue_background(self, room: int) -> int:
+    async def _continue_background(self, room: int, situation: Situation) -> int:
         for run in await self._books.read(decisions.runs_in, WAITING):
             if room <= 0:
                 break
-            waits = not run.held and not self._executor.working(run.id)
-            if waits and self._registry.get(run.skill).background and await self._start(run):
+            skill = self._registry.get(run.skill)
+            if run.held or not skill.background or self._executor.working(run.id):
+                continue
+            why = self._agenda.may_begin(skill, run.plan, situation)
+            if why:
+                if run.outcome != why:
+                    await self._books.change(decisions.save_outcome, run.id, why)
+            elif await self._start(run):
                 room -= 1
         return room
 
@@ -295,76 +313,9 @@ class Scheduler:
             if job.phase in ends:
                 await self._progress.ended(run.id, ends[job.phase], job.outcome, failure=job.failure)
 
-    # What is due.
 
-    async def _start_due(self, room: int) -> None:
-        state = await self._experience_state()
-        situation = self._situation(settled=self._relay_settled())
-        entries = [
-            schedule.judge(skill, await self._facts(skill, state), situation) for skill in self._registry
-        ]
-        for entry in schedule.in_turn(entries):
-            if room <= 0 or not self._gate.is_open:
-                return
-            room -= await self._start_or_propose(entry.skill)
-
-    async def _start_or_propose(self, skill: Skill) -> int:
-        """Background runs that it started: 0 or 1."""
-        try:
-            plan = await self._planner.plan(skill, {})
-            if isinstance(plan, NothingToDo):
-                self._nothing[skill.id] = plan.reason
-                return 0
-            self._nothing.pop(skill.id, None)
-            rest = await self._planner.rest(skill, plan.subject)
-            if rest is not None or not self._gate.is_open:
-                return 0
-            wish = Wish(skill, plan, {}, "trigger:idle")
-            standing = await self._autonomy.covering(plan) if skill.tier is Tier.CONFIRM else None
-            if standing is not None:
-                run = await self._proposals.start_standing(wish, standing.id, self._autonomy.use)
-                return int(await self._start(run))
-            if skill.tier is not Tier.AUTO:
-                await self._proposals.propose(wish)
-                return 0
-            run = await self._proposals.start_unasked(wish)
-        except NightshiftError as error:
-            _log.warning("skill not planned", skill=skill.id, reason=error.reason, error=error.message)
-            return 0
-        try:
-            self._executor.start(run, fresh=True)
-        except NightshiftError:
-            await self._progress.stopped(run.id, "user")
-            return 0
-        return 1
-
-    async def _experience_state(self) -> experience_pb.ExperienceState | None:
-        try:
-            return await self._experience.get_state(self._limits.project)
-        except NightshiftError:
-            return None
-
-    async def _facts(self, skill: Skill, state: experience_pb.ExperienceState | None) -> SkillFacts:
-        now = self._books.clock.now()
-        problem = ""
-        try:
-            self._registry.check_unmodified(skill.id)
-        except NightshiftError as error:
-            problem = error.message
-        last, pending, open_count, rest = await self._books.read(
-            decisions.skill_facts, skill.id, self._limits.project, now
-        )
-        conditions = list(skill.due(Facts(now, self._limits, state))) if "idle" in skill.triggers else []
-        limit = await self._proposals.limited(skill.id) if skill.tier is Tier.CONFIRM else None
-        if limit is not None:
-            conditions.append(Condition(False, limit.message))
-        if skill.id in self._nothing:
-            conditions.append(Condition(True, f"When last looked at: {self._nothing[skill.id]}"))
-        return SkillFacts(
-            conditions=conditions,
-            rest_until=None if rest is None else rest.until,
-            pending=pending,
-            open_runs=open_count,
-            last_run_time=None if last is None else last.end_time,
-            problem=problem,
-        )
+def _busy(idleness: monitor_types.Idleness | None) -> datetime | None:
+    """When the monitor expects users next; None where it cannot tell."""
+    if idleness is None or not idleness.HasField("predicted_busy_time"):
+        return None
+    return idleness.predicted_busy_time.ToDatetime(tzinfo=UTC)

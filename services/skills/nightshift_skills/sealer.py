@@ -61,8 +61,13 @@ class Sealer:
         checkpoint_interval_s: float,
         copy: CheckpointCopy | None = None,
         on_copy_failed: Callable[[], None] = lambda: None,
+        on_sealed: Callable[[Iterable[str]], None] = lambda _kinds: None,
     ) -> None:
-        """Args: `copy` is the second place of the checkpoints; `on_copy_failed` hears of each failure."""
+        """Makes a sealer.
+
+        Args: `copy` is the second place of the checkpoints, `on_copy_failed` hears of each failure of it,
+        `on_sealed` of the kinds of events that were sealed.
+        """
         self._books = books
         self._outboxes = outboxes
         self._services = tuple(services)
@@ -72,6 +77,7 @@ class Sealer:
         self._copy = copy
         self._on_copy_failed = on_copy_failed
         self._copy_problem = ""
+        self._on_sealed = on_sealed
         self._head: ChainHead | None = None
         self._signed_seq = 0
         self._signed_s = float("-inf")
@@ -119,9 +125,10 @@ class Sealer:
                 rows, head = self._seal(self._head, batches)
                 if not rows:
                     return sealed
-                await self._books.db.write(chain.append_rows, rows)
+                await self._books.write(chain.append_rows, rows)
                 self._head = head
                 sealed += len(rows)
+                self._on_sealed({row.kind for row in rows})
                 if all(len(batch) < _PAGE for batch in batches):
                     return sealed
 

@@ -76,7 +76,7 @@ class Skill:
     Attributes:
         id: Name without collection.
         tier: Built-in tier, or a tighter one from the settings.
-        triggers: Of "idle", "tick", "command".
+        triggers: Of "idle", "interval", "cron", "new_data", "event", "tick", "command".
         cooldown_s: Rest between two runs on the same subject.
         methods: Full methods that its grants may name ("/package.Service/Method").
         plan: Reads, and says what would be done. Never changes anything.
@@ -90,6 +90,11 @@ class Skill:
         admin_only: Only an admin may command it.
         delegable: A standing approval may cover it: nothing of it reaches users without another decision.
         shown_answer: What of a call's answer is kept with the run (user text is left out).
+        interval_s: With "interval": it is called for when it has not run for so long; 0 where `due` says it.
+        new_runs: With "new_data": so many runs since its last success call for it; 0 where `due` says it.
+        events: With "event": kinds of audit events of any service, or of events.py, that call for it.
+        least_useful_s: Less time than this is of no use to it: it does not start where users are expected
+            earlier. None takes its plan's duration.
     """
 
     id: str
@@ -107,6 +112,10 @@ class Skill:
     admin_only: bool = False
     delegable: bool = False
     shown_answer: Callable[[dict[str, Any]], dict[str, Any]] = field(default=lambda answer: answer)
+    interval_s: float = 0.0
+    new_runs: int = 0
+    events: tuple[str, ...] = ()
+    least_useful_s: float | None = None
 
     @property
     def name(self) -> str:

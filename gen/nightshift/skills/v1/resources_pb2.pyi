@@ -166,7 +166,7 @@ class Skill(_message.Message):
     """Arguments that RunSkill takes, as a JSON schema."""
     @_builtins.property
     def triggers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """When it is considered: "idle", "tick", "interval", "new_data", "command"."""
+        """When it is considered: "idle", "tick", "interval", "cron", "new_data", "event", "command"."""
 
     @_builtins.property
     def cooldown(self) -> _duration_pb2.Duration:
@@ -531,10 +531,19 @@ class ScheduleEntry(_message.Message):
     REASONS_FIELD_NUMBER: _builtins.int
     NEXT_TIME_FIELD_NUMBER: _builtins.int
     LAST_RUN_TIME_FIELD_NUMBER: _builtins.int
+    TRIGGERS_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    PAUSED_BY_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    AGE_FIELD_NUMBER: _builtins.int
     skill: _builtins.str
     """Format: "skills/{skill}"."""
     due: _builtins.bool
     """Whether the next tick would start or propose it."""
+    paused: _builtins.bool
+    """Whether its triggers are paused (UpdateSchedule); commands of persons go on."""
+    paused_by: _builtins.str
+    """Who paused it; "" if it is not paused."""
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Each condition in words, the blocking ones first."""
@@ -547,6 +556,18 @@ class ScheduleEntry(_message.Message):
     def last_run_time(self) -> _timestamp_pb2.Timestamp:
         """When it last ended."""
 
+    @_builtins.property
+    def triggers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TriggerStatus]:
+        """Each of its triggers but "command" and "tick"."""
+
+    @_builtins.property
+    def budget(self) -> Global___BudgetLeft:
+        """What it has left of its own budget today."""
+
+    @_builtins.property
+    def age(self) -> _duration_pb2.Duration:
+        """For how long it has been called for without running; absent if nothing calls for it. The longest comes first."""
+
     def __init__(
         self,
         *,
@@ -555,14 +576,91 @@ class ScheduleEntry(_message.Message):
         reasons: _abc.Iterable[_builtins.str] | None = ...,
         next_time: _timestamp_pb2.Timestamp | None = ...,
         last_run_time: _timestamp_pb2.Timestamp | None = ...,
+        triggers: _abc.Iterable[Global___TriggerStatus] | None = ...,
+        paused: _builtins.bool = ...,
+        paused_by: _builtins.str = ...,
+        budget: Global___BudgetLeft | None = ...,
+        age: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_run_time", b"last_run_time", "next_time", b"next_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "budget", b"budget", "last_run_time", b"last_run_time", "next_time", b"next_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["due", b"due", "last_run_time", b"last_run_time", "next_time", b"next_time", "reasons", b"reasons", "skill", b"skill"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "budget", b"budget", "due", b"due", "last_run_time", b"last_run_time", "next_time", b"next_time", "paused", b"paused", "paused_by", b"paused_by", "reasons", b"reasons", "skill", b"skill", "triggers", b"triggers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ScheduleEntry: _TypeAlias = ScheduleEntry  # noqa: Y015
+
+@_typing.final
+class TriggerStatus(_message.Message):
+    """One trigger of a skill."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRIGGER_FIELD_NUMBER: _builtins.int
+    FIRES_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    NEXT_TIME_FIELD_NUMBER: _builtins.int
+    trigger: _builtins.str
+    """"idle", "interval", "cron", "new_data" or "event"."""
+    fires: _builtins.bool
+    """Whether it calls for the skill now."""
+    detail: _builtins.str
+    """In words."""
+    @_builtins.property
+    def next_time(self) -> _timestamp_pb2.Timestamp:
+        """When it calls next, as far as a clock can tell; absent otherwise."""
+
+    def __init__(
+        self,
+        *,
+        trigger: _builtins.str = ...,
+        fires: _builtins.bool = ...,
+        detail: _builtins.str = ...,
+        next_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_time", b"next_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "fires", b"fires", "next_time", b"next_time", "trigger", b"trigger"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TriggerStatus: _TypeAlias = TriggerStatus  # noqa: Y015
+
+@_typing.final
+class BudgetLeft(_message.Message):
+    """What is left of a budget until the day ends in the platform's time zone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    COST_USD_FIELD_NUMBER: _builtins.int
+    GPU_HOURS_FIELD_NUMBER: _builtins.int
+    RENEW_TIME_FIELD_NUMBER: _builtins.int
+    runs: _builtins.int
+    """Runs that triggers may still start."""
+    cost_usd: _builtins.float
+    """US dollars that plans may still cost, whoever asks for them."""
+    gpu_hours: _builtins.float
+    """Hours that triggers may still keep the GPU busy."""
+    @_builtins.property
+    def renew_time(self) -> _timestamp_pb2.Timestamp:
+        """When the day ends and the budget begins anew."""
+
+    def __init__(
+        self,
+        *,
+        runs: _builtins.int = ...,
+        cost_usd: _builtins.float = ...,
+        gpu_hours: _builtins.float = ...,
+        renew_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["renew_time", b"renew_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_usd", b"cost_usd", "gpu_hours", b"gpu_hours", "renew_time", b"renew_time", "runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BudgetLeft: _TypeAlias = BudgetLeft  # noqa: Y015
 
 @_typing.final
 class Lock(_message.Message):

@@ -656,6 +656,8 @@ class Schedule(_message.Message):
     REASONS_FIELD_NUMBER: _builtins.int
     ENTRIES_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    PREDICTED_BUSY_TIME_FIELD_NUMBER: _builtins.int
     open: _builtins.bool
     """Whether autonomous work may start at all now."""
     fence: _builtins.int
@@ -672,6 +674,14 @@ class Schedule(_message.Message):
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.ScheduleEntry]:
         """Each skill."""
 
+    @_builtins.property
+    def budget(self) -> _resources_pb2.BudgetLeft:
+        """What all skills together have left today."""
+
+    @_builtins.property
+    def predicted_busy_time(self) -> _timestamp_pb2.Timestamp:
+        """When users are expected next, as the monitor predicts it; absent where it cannot tell."""
+
     def __init__(
         self,
         *,
@@ -680,14 +690,46 @@ class Schedule(_message.Message):
         reasons: _abc.Iterable[_builtins.str] | None = ...,
         entries: _abc.Iterable[_resources_pb2.ScheduleEntry] | None = ...,
         fence: _builtins.int = ...,
+        budget: _resources_pb2.BudgetLeft | None = ...,
+        predicted_busy_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["schedule_time", b"schedule_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "predicted_busy_time", b"predicted_busy_time", "schedule_time", b"schedule_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "fence", b"fence", "open", b"open", "reasons", b"reasons", "schedule_time", b"schedule_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "entries", b"entries", "fence", b"fence", "open", b"open", "predicted_busy_time", b"predicted_busy_time", "reasons", b"reasons", "schedule_time", b"schedule_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
+
+@_typing.final
+class UpdateScheduleRequest(_message.Message):
+    """Pauses or resumes triggers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKILL_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    skill: _builtins.str
+    """Format: "skills/{skill}"."""
+    paused: _builtins.bool
+    """Whether its triggers are to be paused."""
+    comment: _builtins.str
+    """Why. The audit log does not repeat it."""
+    def __init__(
+        self,
+        *,
+        skill: _builtins.str = ...,
+        paused: _builtins.bool = ...,
+        comment: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comment", b"comment", "paused", b"paused", "skill", b"skill"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateScheduleRequest: _TypeAlias = UpdateScheduleRequest  # noqa: Y015
 
 @_typing.final
 class GetLockRequest(_message.Message):

@@ -111,6 +111,11 @@ class SkillsServiceStub:
                 request_serializer=nightshift_dot_skills_dot_v1_dot_skills__service__pb2.GetScheduleRequest.SerializeToString,
                 response_deserializer=nightshift_dot_skills_dot_v1_dot_skills__service__pb2.Schedule.FromString,
                 _registered_method=True)
+        self.UpdateSchedule = channel.unary_unary(
+                '/nightshift.skills.v1.SkillsService/UpdateSchedule',
+                request_serializer=nightshift_dot_skills_dot_v1_dot_skills__service__pb2.UpdateScheduleRequest.SerializeToString,
+                response_deserializer=nightshift_dot_skills_dot_v1_dot_resources__pb2.ScheduleEntry.FromString,
+                _registered_method=True)
         self.GetLock = channel.unary_unary(
                 '/nightshift.skills.v1.SkillsService/GetLock',
                 request_serializer=nightshift_dot_skills_dot_v1_dot_skills__service__pb2.GetLockRequest.SerializeToString,
@@ -187,7 +192,8 @@ class SkillsServiceServicer:
         """Plans the skill and runs it: AUTO at once; CONFIRM waits for an approval (given with plan_digest set to the
         digest of the plan that the caller was shown); MANUAL is approved by this very call. An identical plan that
         already waits is returned instead of asked anew. Errors: NOT_FOUND SKILL_UNKNOWN, FAILED_PRECONDITION
-        GLOBAL_LOCK, COOLDOWN, PLAN_CHANGED (plan_digest differs from the plan as it is now), SKILL_MODIFIED,
+        GLOBAL_LOCK, COOLDOWN, BUDGET_EXCEEDED (the plan costs more than today's cost budget has left; the number of
+        runs and the GPU hours bind triggers only), PLAN_CHANGED (plan_digest differs from the plan as it is now), SKILL_MODIFIED,
         UNAVAILABLE USER_ACTIVE, PERMISSION_DENIED ROLE_INSUFFICIENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -239,7 +245,7 @@ class SkillsServiceServicer:
     def DecideApproval(self, request, context):
         """Approves or denies one plan. Idempotent for the same actor and decision. Errors: NOT_FOUND APPROVAL_UNKNOWN;
         FAILED_PRECONDITION APPROVAL_DECIDED (otherwise decided), APPROVAL_EXPIRED, PLAN_CHANGED (plan_digest or
-        nonce differ), GLOBAL_LOCK; PERMISSION_DENIED SELF_APPROVAL where two persons are asked for.
+        nonce differ), GLOBAL_LOCK, BUDGET_EXCEEDED (as for RunSkill); PERMISSION_DENIED SELF_APPROVAL where two persons are asked for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -254,6 +260,15 @@ class SkillsServiceServicer:
 
     def GetSchedule(self, request, context):
         """For each skill whether it will run next, and why (not).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateSchedule(self, request, context):
+        """Pauses or resumes the triggers of one skill; commands of persons are not concerned. Idempotent, audited, survives
+        restarts. Errors: NOT_FOUND SKILL_UNKNOWN, PERMISSION_DENIED ROLE_INSUFFICIENT for resuming by anybody but an
+        admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -379,6 +394,11 @@ def add_SkillsServiceServicer_to_server(servicer, server):
                     servicer.GetSchedule,
                     request_deserializer=nightshift_dot_skills_dot_v1_dot_skills__service__pb2.GetScheduleRequest.FromString,
                     response_serializer=nightshift_dot_skills_dot_v1_dot_skills__service__pb2.Schedule.SerializeToString,
+            ),
+            'UpdateSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateSchedule,
+                    request_deserializer=nightshift_dot_skills_dot_v1_dot_skills__service__pb2.UpdateScheduleRequest.FromString,
+                    response_serializer=nightshift_dot_skills_dot_v1_dot_resources__pb2.ScheduleEntry.SerializeToString,
             ),
             'GetLock': grpc.unary_unary_rpc_method_handler(
                     servicer.GetLock,
@@ -817,6 +837,33 @@ class SkillsService:
             '/nightshift.skills.v1.SkillsService/GetSchedule',
             nightshift_dot_skills_dot_v1_dot_skills__service__pb2.GetScheduleRequest.SerializeToString,
             nightshift_dot_skills_dot_v1_dot_skills__service__pb2.Schedule.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.skills.v1.SkillsService/UpdateSchedule',
+            nightshift_dot_skills_dot_v1_dot_skills__service__pb2.UpdateScheduleRequest.SerializeToString,
+            nightshift_dot_skills_dot_v1_dot_resources__pb2.ScheduleEntry.FromString,
             options,
             channel_credentials,
             insecure,

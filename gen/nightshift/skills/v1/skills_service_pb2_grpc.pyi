@@ -50,7 +50,8 @@ class SkillsServiceStub:
     """Plans the skill and runs it: AUTO at once; CONFIRM waits for an approval (given with plan_digest set to the
     digest of the plan that the caller was shown); MANUAL is approved by this very call. An identical plan that
     already waits is returned instead of asked anew. Errors: NOT_FOUND SKILL_UNKNOWN, FAILED_PRECONDITION
-    GLOBAL_LOCK, COOLDOWN, PLAN_CHANGED (plan_digest differs from the plan as it is now), SKILL_MODIFIED,
+    GLOBAL_LOCK, COOLDOWN, BUDGET_EXCEEDED (the plan costs more than today's cost budget has left; the number of
+    runs and the GPU hours bind triggers only), PLAN_CHANGED (plan_digest differs from the plan as it is now), SKILL_MODIFIED,
     UNAVAILABLE USER_ACTIVE, PERMISSION_DENIED ROLE_INSUFFICIENT.
     """
     GetSkillRun: _grpc.UnaryUnaryMultiCallable[_skills_service_pb2.GetSkillRunRequest, _resources_pb2.SkillRun]
@@ -68,12 +69,17 @@ class SkillsServiceStub:
     DecideApproval: _grpc.UnaryUnaryMultiCallable[_skills_service_pb2.DecideApprovalRequest, _resources_pb2.Approval]
     """Approves or denies one plan. Idempotent for the same actor and decision. Errors: NOT_FOUND APPROVAL_UNKNOWN;
     FAILED_PRECONDITION APPROVAL_DECIDED (otherwise decided), APPROVAL_EXPIRED, PLAN_CHANGED (plan_digest or
-    nonce differ), GLOBAL_LOCK; PERMISSION_DENIED SELF_APPROVAL where two persons are asked for.
+    nonce differ), GLOBAL_LOCK, BUDGET_EXCEEDED (as for RunSkill); PERMISSION_DENIED SELF_APPROVAL where two persons are asked for.
     """
     WatchApprovals: _grpc.UnaryStreamMultiCallable[_skills_service_pb2.WatchApprovalsRequest, _skills_service_pb2.WatchApprovalsResponse]
     """The pending approvals first, then each change. Resume with after_seq. Errors: OUT_OF_RANGE SEQ_GONE."""
     GetSchedule: _grpc.UnaryUnaryMultiCallable[_skills_service_pb2.GetScheduleRequest, _skills_service_pb2.Schedule]
     """For each skill whether it will run next, and why (not)."""
+    UpdateSchedule: _grpc.UnaryUnaryMultiCallable[_skills_service_pb2.UpdateScheduleRequest, _resources_pb2.ScheduleEntry]
+    """Pauses or resumes the triggers of one skill; commands of persons are not concerned. Idempotent, audited, survives
+    restarts. Errors: NOT_FOUND SKILL_UNKNOWN, PERMISSION_DENIED ROLE_INSUFFICIENT for resuming by anybody but an
+    admin.
+    """
     GetLock: _grpc.UnaryUnaryMultiCallable[_skills_service_pb2.GetLockRequest, _resources_pb2.Lock]
     """The global lock."""
     EngageLock: _grpc.UnaryUnaryMultiCallable[_skills_service_pb2.EngageLockRequest, _resources_pb2.Lock]
@@ -110,7 +116,8 @@ class SkillsServiceAsyncStub(SkillsServiceStub):
     """Plans the skill and runs it: AUTO at once; CONFIRM waits for an approval (given with plan_digest set to the
     digest of the plan that the caller was shown); MANUAL is approved by this very call. An identical plan that
     already waits is returned instead of asked anew. Errors: NOT_FOUND SKILL_UNKNOWN, FAILED_PRECONDITION
-    GLOBAL_LOCK, COOLDOWN, PLAN_CHANGED (plan_digest differs from the plan as it is now), SKILL_MODIFIED,
+    GLOBAL_LOCK, COOLDOWN, BUDGET_EXCEEDED (the plan costs more than today's cost budget has left; the number of
+    runs and the GPU hours bind triggers only), PLAN_CHANGED (plan_digest differs from the plan as it is now), SKILL_MODIFIED,
     UNAVAILABLE USER_ACTIVE, PERMISSION_DENIED ROLE_INSUFFICIENT.
     """
     GetSkillRun: _aio.UnaryUnaryMultiCallable[_skills_service_pb2.GetSkillRunRequest, _resources_pb2.SkillRun]  # type: ignore[assignment]
@@ -128,12 +135,17 @@ class SkillsServiceAsyncStub(SkillsServiceStub):
     DecideApproval: _aio.UnaryUnaryMultiCallable[_skills_service_pb2.DecideApprovalRequest, _resources_pb2.Approval]  # type: ignore[assignment]
     """Approves or denies one plan. Idempotent for the same actor and decision. Errors: NOT_FOUND APPROVAL_UNKNOWN;
     FAILED_PRECONDITION APPROVAL_DECIDED (otherwise decided), APPROVAL_EXPIRED, PLAN_CHANGED (plan_digest or
-    nonce differ), GLOBAL_LOCK; PERMISSION_DENIED SELF_APPROVAL where two persons are asked for.
+    nonce differ), GLOBAL_LOCK, BUDGET_EXCEEDED (as for RunSkill); PERMISSION_DENIED SELF_APPROVAL where two persons are asked for.
     """
     WatchApprovals: _aio.UnaryStreamMultiCallable[_skills_service_pb2.WatchApprovalsRequest, _skills_service_pb2.WatchApprovalsResponse]  # type: ignore[assignment]
     """The pending approvals first, then each change. Resume with after_seq. Errors: OUT_OF_RANGE SEQ_GONE."""
     GetSchedule: _aio.UnaryUnaryMultiCallable[_skills_service_pb2.GetScheduleRequest, _skills_service_pb2.Schedule]  # type: ignore[assignment]
     """For each skill whether it will run next, and why (not)."""
+    UpdateSchedule: _aio.UnaryUnaryMultiCallable[_skills_service_pb2.UpdateScheduleRequest, _resources_pb2.ScheduleEntry]  # type: ignore[assignment]
+    """Pauses or resumes the triggers of one skill; commands of persons are not concerned. Idempotent, audited, survives
+    restarts. Errors: NOT_FOUND SKILL_UNKNOWN, PERMISSION_DENIED ROLE_INSUFFICIENT for resuming by anybody but an
+    admin.
+    """
     GetLock: _aio.UnaryUnaryMultiCallable[_skills_service_pb2.GetLockRequest, _resources_pb2.Lock]  # type: ignore[assignment]
     """The global lock."""
     EngageLock: _aio.UnaryUnaryMultiCallable[_skills_service_pb2.EngageLockRequest, _resources_pb2.Lock]  # type: ignore[assignment]
@@ -203,7 +215,8 @@ class SkillsServiceServicer(metaclass=_abc_1.ABCMeta):
         """Plans the skill and runs it: AUTO at once; CONFIRM waits for an approval (given with plan_digest set to the
         digest of the plan that the caller was shown); MANUAL is approved by this very call. An identical plan that
         already waits is returned instead of asked anew. Errors: NOT_FOUND SKILL_UNKNOWN, FAILED_PRECONDITION
-        GLOBAL_LOCK, COOLDOWN, PLAN_CHANGED (plan_digest differs from the plan as it is now), SKILL_MODIFIED,
+        GLOBAL_LOCK, COOLDOWN, BUDGET_EXCEEDED (the plan costs more than today's cost budget has left; the number of
+        runs and the GPU hours bind triggers only), PLAN_CHANGED (plan_digest differs from the plan as it is now), SKILL_MODIFIED,
         UNAVAILABLE USER_ACTIVE, PERMISSION_DENIED ROLE_INSUFFICIENT.
         """
 
@@ -263,7 +276,7 @@ class SkillsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_resources_pb2.Approval, _abc.Awaitable[_resources_pb2.Approval]]:
         """Approves or denies one plan. Idempotent for the same actor and decision. Errors: NOT_FOUND APPROVAL_UNKNOWN;
         FAILED_PRECONDITION APPROVAL_DECIDED (otherwise decided), APPROVAL_EXPIRED, PLAN_CHANGED (plan_digest or
-        nonce differ), GLOBAL_LOCK; PERMISSION_DENIED SELF_APPROVAL where two persons are asked for.
+        nonce differ), GLOBAL_LOCK, BUDGET_EXCEEDED (as for RunSkill); PERMISSION_DENIED SELF_APPROVAL where two persons are asked for.
         """
 
     @_abc_1.abstractmethod
@@ -281,6 +294,17 @@ class SkillsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_skills_service_pb2.Schedule, _abc.Awaitable[_skills_service_pb2.Schedule]]:
         """For each skill whether it will run next, and why (not)."""
+
+    @_abc_1.abstractmethod
+    def UpdateSchedule(
+        self,
+        request: _skills_service_pb2.UpdateScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_resources_pb2.ScheduleEntry, _abc.Awaitable[_resources_pb2.ScheduleEntry]]:
+        """Pauses or resumes the triggers of one skill; commands of persons are not concerned. Idempotent, audited, survives
+        restarts. Errors: NOT_FOUND SKILL_UNKNOWN, PERMISSION_DENIED ROLE_INSUFFICIENT for resuming by anybody but an
+        admin.
+        """
 
     @_abc_1.abstractmethod
     def GetLock(

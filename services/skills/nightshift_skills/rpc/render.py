@@ -18,6 +18,7 @@ from nightshift.type.v1 import error_pb2, policy_pb2
 from nightshift_kit.audit.chain import SealedRow
 from nightshift_kit.audit.export import export_line
 from nightshift_skills.approvals import Approval
+from nightshift_skills.budgets import Left
 from nightshift_skills.plans import NothingToDo, Plan
 from nightshift_skills.registry import Registry
 from nightshift_skills.runs import Run
@@ -144,23 +145,53 @@ def approval(approval: Approval) -> types.Approval:
     )
 
 
-def schedule(situation: Situation, entries: list[Entry], *, is_open: bool, fence: int) -> pb.Schedule:
+def schedule(
+    situation: Situation, entries: list[Entry], left: Left, *, is_open: bool, fence: int
+) -> pb.Schedule:
     """The schedule."""
     return pb.Schedule(
         schedule_time=timestamp(situation.now),
         open=situation.quiet and is_open,
         reasons=situation.reasons(),
-        entries=[
-            types.ScheduleEntry(
-                skill=entry.skill.name,
-                due=entry.due,
-                reasons=entry.reasons,
-                next_time=timestamp(entry.next_time),
-                last_run_time=timestamp(entry.last_run_time),
-            )
-            for entry in entries
-        ],
+        entries=map(entry, entries),
         fence=fence,
+        budget=budget_left(left),
+        predicted_busy_time=timestamp(situation.predicted_busy),
+    )
+
+
+def entry(entry: Entry) -> types.ScheduleEntry:
+    """One skill's place in the schedule."""
+    facts = entry.facts
+    return types.ScheduleEntry(
+        skill=entry.skill.name,
+        due=entry.due,
+        reasons=entry.reasons,
+        next_time=timestamp(entry.next_time),
+        last_run_time=timestamp(entry.last_run_time),
+        triggers=[
+            types.TriggerStatus(
+                trigger=call.trigger,
+                fires=call.fires,
+                detail=call.text,
+                next_time=timestamp(call.next_time),
+            )
+            for call in entry.calls
+        ],
+        paused=facts.pause is not None,
+        paused_by=facts.pause.actor if facts.pause else "",
+        budget=budget_left(facts.left) if facts.left else None,
+        age=None if facts.age_s is None else duration_s(facts.age_s),
+    )
+
+
+def budget_left(left: Left) -> types.BudgetLeft:
+    """What is left of a budget."""
+    return types.BudgetLeft(
+        runs=left.runs,
+        cost_usd=left.cost_usd,
+        gpu_hours=left.gpu_hours,
+        renew_time=timestamp(left.renew_time),
     )
 
 

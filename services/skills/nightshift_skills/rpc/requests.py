@@ -14,7 +14,8 @@ from nightshift.skills.v1 import skills_service_pb2 as pb
 from nightshift_kit.errors import EnumRequired, EnumUnknown, FieldInvalid
 from nightshift_kit.ids import check_id
 from nightshift_kit.pages import Scalar, decode_token, encode_token, page_size, query_digest
-from nightshift_kit.rpc.errors import NonFinite
+from nightshift_kit.rpc.errors import NonFinite, RoleInsufficient
+from nightshift_kit.rpc.identity import Identity
 from nightshift_skills.approvals import ApprovalState
 
 _KIND = re.compile(r"[a-z_]{1,32}")
@@ -76,6 +77,13 @@ def comment(value: str) -> str:
     if len(value) > _LONGEST_COMMENT:
         raise FieldInvalid.at("comment", f"at most {_LONGEST_COMMENT} characters")
     return value
+
+
+def pausing(request: pb.UpdateScheduleRequest, identity: Identity) -> str:
+    """Who pauses or resumes. Raises RoleInsufficient: resuming loosens, which an admin alone may."""
+    if not request.paused and identity.role != "admin":
+        raise RoleInsufficient(f"{identity.actor} lacks the role for this: resuming takes person:admin.")
+    return identity.spiffe
 
 
 def after_seq(value: int) -> int:

@@ -14,6 +14,7 @@ from nightshift_skills.desk import SETTLE_S, Desk
 from nightshift_skills.fences import Fences
 from nightshift_skills.gate import Gate
 from nightshift_skills.lockdown import Lockdown
+from nightshift_skills.pauses import Pauses
 from nightshift_skills.preemption import Preemptor
 from nightshift_skills.registry import Registry
 from nightshift_skills.resources import ApprovalName, SkillName, SkillRunName
@@ -34,6 +35,7 @@ class SkillsServicer(pb_grpc.SkillsServiceServicer):
         registry: Registry,
         desk: Desk,
         scheduler: Scheduler,
+        pauses: Pauses,
         preemptor: Preemptor,
         lockdown: Lockdown,
         sealer: Sealer,
@@ -44,6 +46,7 @@ class SkillsServicer(pb_grpc.SkillsServiceServicer):
         self._registry = registry
         self._desk = desk
         self._scheduler = scheduler
+        self._pauses = pauses
         self._preemptor = preemptor
         self._lockdown = lockdown
         self._sealer = sealer
@@ -171,7 +174,21 @@ class SkillsServicer(pb_grpc.SkillsServiceServicer):
     async def GetSchedule(self, request: pb.GetScheduleRequest, context: Any) -> pb.Schedule:
         """See the proto."""
         situation, entries = await self._scheduler.entries()
-        return render.schedule(situation, entries, is_open=self._gate.is_open, fence=self._fences.current)
+        return render.schedule(
+            situation,
+            entries,
+            await self._scheduler.budget_left(),
+            is_open=self._gate.is_open,
+            fence=self._fences.current,
+        )
+
+    async def UpdateSchedule(self, request: pb.UpdateScheduleRequest, context: Any) -> types.ScheduleEntry:
+        """See the proto."""
+        skill = self._registry.get(SkillName.parse(request.skill, "skill").id)
+        caller = requests.pausing(request, current_call().identity)
+        await self._pauses.change(skill, request.paused, caller, requests.comment(request.comment))
+        _, entries = await self._scheduler.entries()
+        return render.entry(next(entry for entry in entries if entry.skill.id == skill.id))
 
     async def GetLock(self, request: pb.GetLockRequest, context: Any) -> types.Lock:
         """See the proto."""

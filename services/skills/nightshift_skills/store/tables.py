@@ -201,3 +201,44 @@ sealed_events = sa.Table(
     sa.UniqueConstraint("source", "source_seq", name="uq_sealed_events_source"),
     sa.Index("ix_sealed_events_kind", "kind", "seq"),
 )
+
+# What the triggers of each skill have called for already.
+trigger_marks = sa.Table(
+    "trigger_marks",
+    metadata,
+    sa.Column("skill", sa.String(64), primary_key=True),
+    sa.Column("since", UtcDateTime, nullable=False),
+    sa.Column("looked_time", UtcDateTime),
+    sa.Column("event_seq", sa.BigInteger, nullable=False),
+)
+
+# How many runs experience held when a skill run was made: what is new since then.
+run_marks = sa.Table(
+    "run_marks",
+    metadata,
+    sa.Column("run", sa.String(36), primary_key=True),
+    sa.Column("skill", sa.String(64), nullable=False),
+    sa.Column("run_count", sa.BigInteger, nullable=False),
+    sa.Index("ix_run_marks_skill", "skill", "run"),
+)
+
+pauses = sa.Table(
+    "pauses",
+    metadata,
+    sa.Column("skill", sa.String(64), primary_key=True),
+    sa.Column("paused", sa.Boolean, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("comment", sa.Text, nullable=False),
+    sa.Column("change_time", UtcDateTime, nullable=False),
+)
+
+# Days are the platform's: "2026-03-29".
+budget_usage = sa.Table(
+    "budget_usage",
+    metadata,
+    sa.Column("day", sa.String(10), primary_key=True),
+    sa.Column("skill", sa.String(64), primary_key=True),
+    sa.Column("runs", sa.BigInteger, nullable=False),
+    sa.Column("cost_usd", sa.Float, nullable=False),
+    sa.Column("gpu_s", sa.Float, nullable=False),
+)

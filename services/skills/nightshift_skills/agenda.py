@@ -1,0 +1,313 @@
+"""What is due, why (not), and its start: one reading of everything, one judgement a skill, then in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+import structlog
+
+from nightshift.experience.v1 import experience_service_pb2 as experience_pb
+from nightshift_kit.errors import NightshiftError
+from nightshift_kit.grants import Tier
+from nightshift_skills import schedule
+from nightshift_skills.ages import Ages
+from nightshift_skills.autonomy import Autonomy
+from nightshift_skills.books import Books
+from nightshift_skills.budgets import Budgets, Left, gpu_hours_of
+from nightshift_skills.errors import BudgetExceeded
+from nightshift_skills.events import Events
+from nightshift_skills.executor import Executor
+from nightshift_skills.gate import Gate
+from nightshift_skills.planner import Planner
+from nightshift_skills.plans import NothingToDo, Plan
+from nightshift_skills.ports import ExperiencePort
+from nightshift_skills.progress import Progress
+from nightshift_skills.proposals import Proposals, Wish
+from nightshift_skills.registry import Registry
+from nightshift_skills.runs import Run
+from nightshift_skills.schedule import Entry, Situation, SkillFacts
+from nightshift_skills.skill import Facts, Limits, Skill
+from nightshift_skills.store import decisions, scheduling
+from nightshift_skills.store.decisions import Rest
+from nightshift_skills.store.scheduling import Pause, TriggerMark, Usage
+from nightshift_skills.triggers import AUTONOMOUS, Marks, Triggers
+
+_log = structlog.get_logger("nightshift.skills.agenda")
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """What the store says of one skill."""
+
+    last: Run | None
+    pending: int
+    open_runs: int
+    rest: Rest | None
+    marks: Marks
+    events: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Book:
+    """One reading of everything."""
+
+    now: datetime
+    pages: Mapping[str, _Page]
+    usage: Mapping[str, Usage]
+    pauses: Mapping[str, Pause]
+    event_seq: int
+    event_position: int
+    asked_enough: Mapping[str, str]
+    state: experience_pb.ExperienceState | None
+
+
+class Agenda:
+    """Judges all skills by the same reading, and starts or proposes what is due."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        triggers: Triggers,
+        budgets: Budgets,
+        events: Events,
+        autonomy: Autonomy,
+        planner: Planner,
+        proposals: Proposals,
+        progress: Progress,
+        executor: Executor,
+        gate: Gate,
+        books: Books,
+        experience: ExperiencePort,
+        limits: Limits,
+    ) -> None:
+        self._registry = registry
+        self._triggers = triggers
+        self._budgets = budgets
+        self._events = events
+        self._autonomy = autonomy
+        self._planner = planner
+        self._proposals = proposals
+        self._progress = progress
+        self._executor = executor
+        self._gate = gate
+        self._books = books
+        self._experience = experience
+        self._limits = limits
+        self._ages = Ages()
+        self._looked: dict[str, str] = {}
+
+    async def begin(self) -> None:
+        """Gives skills that were never looked at their first marks."""
+        skills = [skill.id for skill in self._registry if AUTONOMOUS & set(skill.triggers)]
+        await self._books.change(self._begin, skills)
+
+    async def entries(self, situation: Situation) -> list[Entry]:
+        """Each skill, and whether and why (not) it would run."""
+        return self._judge(await self._read(), situation)
+
+    async def start_due(self, situation: Situation, room: int) -> None:
+        """Starts or proposes what is due, the oldest first, as long as the gate is open."""
+        book = await self._read()
+        for entry in schedule.in_turn(self._judge(book, situation)):
+            if room <= 0 or not self._gate.is_open:
+                return
+            room -= await self._start_or_propose(entry, book, situation)
+
+    async def left(self) -> Left:
+        """What all skills together have left today."""
+        now = self._books.clock.now()
+        usage = await self._books.read(scheduling.get_usage, self._budgets.day(now))
+        return self._budgets.left(usage, now)
+
+    def may_begin(self, skill: Skill, plan: Plan, situation: Situation) -> str:
+        """Why a background plan that waits does not begin now, in words; "" where it may."""
+        if not skill.background:
+            return ""
+        return situation.too_short_for(schedule.least_useful_s(skill, plan))
+
+    # Reading and judging.
+
+    async def _read(self) -> _Book:
+        # Before anything else: an event that comes meanwhile is heard at the next look.
+        position = self._events.position()
+        try:
+            state = await self._experience.get_state(self._limits.project)
+        except NightshiftError:
+            state = None
+        asked_enough: dict[str, str] = {}
+        for skill in self._registry:
+            if skill.tier is Tier.CONFIRM and AUTONOMOUS & set(skill.triggers):
+                limit = await self._proposals.limited(skill.id)
+                if limit is not None:
+                    asked_enough[skill.id] = limit.message
+        return await self._books.read(self._book, state, position, asked_enough)
+
+    def _book(
+        self,
+        connection: sa.Connection,
+        state: experience_pb.ExperienceState | None,
+        position: int,
+        asked_enough: Mapping[str, str],
+    ) -> _Book:
+        now = self._books.clock.now()
+        marks = scheduling.list_marks(connection)
+        event_seq = scheduling.last_event_seq(connection)
+        pages: dict[str, _Page] = {}
+        for skill in self._registry:
+            last, pending, open_runs, rest = decisions.skill_facts(
+                connection, skill.id, self._limits.project, now
+            )
+            mark = marks.get(skill.id, TriggerMark(skill.id, now, None, event_seq))
+            counts = self._triggers.new_runs_of(skill) > 0
+            seen = scheduling.success_run_count(connection, skill.id) if counts else None
+            came = scheduling.events_after(connection, skill.events, mark.event_seq)
+            pages[skill.id] = _Page(
+                last,
+                pending,
+                open_runs,
+                rest,
+                Marks(mark.since, mark.looked_time, seen),
+                [*came, *self._events.since(skill.id)],
+            )
+        return _Book(
+            now=now,
+            pages=pages,
+            usage=scheduling.get_usage(connection, self._budgets.day(now)),
+            pauses=scheduling.list_pauses(connection),
+            event_seq=event_seq,
+            event_position=position,
+            asked_enough=asked_enough,
+            state=state,
+        )
+
+    def _judge(self, book: _Book, situation: Situation) -> list[Entry]:
+        entries = [schedule.judge(skill, self._facts(skill, book), situation) for skill in self._registry]
+        self._ages.look(entries, book.now, self._books.clock.boottime_ns())
+        return entries
+
+    def _facts(self, skill: Skill, book: _Book) -> SkillFacts:
+        page = book.pages[skill.id]
+        problem = ""
+        try:
+            self._registry.check_unmodified(skill.id)
+        except NightshiftError as error:
+            problem = error.message
+        last_run_time = None if page.last is None else page.last.end_time
+        return SkillFacts(
+            conditions=list(skill.due(Facts(book.now, self._limits, book.state)))
+            if "idle" in skill.triggers
+            else [],
+            calls=self._triggers.calls(
+                skill,
+                page.marks,
+                book.now,
+                last_run_time=last_run_time,
+                run_count=None if book.state is None else book.state.run_count,
+                events=page.events,
+            ),
+            rest_until=None if page.rest is None else page.rest.until,
+            pending=page.pending,
+            open_runs=page.open_runs,
+            last_run_time=last_run_time,
+            problem=problem,
+            lack=book.asked_enough.get(skill.id, "") or self._budgets.lacks(book.usage, book.now, skill.id),
+            left=self._budgets.left(book.usage, book.now, skill.id),
+            pause=book.pauses.get(skill.id),
+            looked=self._looked.get(skill.id, ""),
+            age_s=self._ages.age_s(skill.id, self._books.clock.boottime_ns()),
+        )
+
+    # Starting.
+
+    async def _start_or_propose(self, entry: Entry, book: _Book, situation: Situation) -> int:
+        """Background runs that it started: 0 or 1."""
+        skill = entry.skill
+        try:
+            plan = await self._planner.plan(skill, {})
+            if isinstance(plan, NothingToDo):
+                self._looked[skill.id] = plan.reason
+                await self._heard(entry, book)
+                return 0
+            self._looked.pop(skill.id, None)
+            why = self._keeps_back(skill, plan, book, situation)
+            if why:
+                self._looked[skill.id] = why
+                return 0
+            rest = await self._planner.rest(skill, plan.subject)
+            if rest is not None or not self._gate.is_open:
+                return 0
+            wish = Wish(
+                skill,
+                plan,
+                {},
+                f"trigger:{entry.called_by}",
+                on_made=lambda connection, run: self._made(connection, run, entry, book),
+            )
+            if skill.tier is not Tier.AUTO:
+                return await self._start_or_ask(wish, book, situation)
+            run = await self._proposals.start_unasked(wish)
+            self._answered(skill, book)
+        except BudgetExceeded as error:
+            self._looked[skill.id] = error.message
+            return 0
+        except NightshiftError as error:
+            _log.warning("skill not planned", skill=skill.id, reason=error.reason, error=error.message)
+            return 0
+        try:
+            self._executor.start(run, fresh=True)
+        except NightshiftError:
+            await self._progress.stopped(run.id, "user")
+            return 0
+        return 1
+
+    async def _start_or_ask(self, wish: Wish, book: _Book, situation: Situation) -> int:
+        """A plan that was approved in advance starts; any other waits for a person."""
+        skill = wish.skill
+        standing = await self._autonomy.covering(wish.plan) if skill.tier is Tier.CONFIRM else None
+        if standing is None:
+            await self._proposals.propose(wish)
+            self._answered(skill, book)
+            return 0
+        why = self.may_begin(skill, wish.plan, situation)
+        if why:
+            self._looked[skill.id] = why
+            return 0
+        run = await self._proposals.start_standing(wish, standing.id, self._autonomy.use)
+        self._answered(skill, book)
+        self._executor.start(run)
+        return 1
+
+    def _answered(self, skill: Skill, book: _Book) -> None:
+        self._events.heard(skill.id, book.event_position)
+        self._ages.answered(skill.id)
+
+    def _keeps_back(self, skill: Skill, plan: Plan, book: _Book, situation: Situation) -> str:
+        """Why a plan is not started or proposed now, in words; "" where nothing keeps it back."""
+        lack = self._budgets.lacks(
+            book.usage, book.now, skill.id, cost_usd=plan.cost_usd, gpu_hours=gpu_hours_of(plan)
+        )
+        if lack or skill.tier is not Tier.AUTO:
+            # A person may be asked at any time; when the plan then begins is another question.
+            return lack
+        return self.may_begin(skill, plan, situation)
+
+    async def _heard(self, entry: Entry, book: _Book) -> None:
+        """Notes what called, so that it does not call again; an idle trigger calls as long as it is due."""
+        self._events.heard(entry.skill.id, book.event_position)
+        if any(call.fires and call.trigger in ("cron", "interval", "event") for call in entry.calls):
+            await self._books.change(scheduling.looked, entry.skill.id, book.now, book.event_seq)
+
+    def _made(self, connection: sa.Connection, run: Run, entry: Entry, book: _Book) -> None:
+        """Within the transaction that makes the run: what called for it is answered."""
+        scheduling.looked(connection, entry.skill.id, book.now, book.event_seq)
+        if book.state is not None and self._triggers.new_runs_of(entry.skill) > 0:
+            scheduling.save_run_mark(connection, run.id, entry.skill.id, book.state.run_count)
+
+    def _begin(self, connection: sa.Connection, skills: Sequence[str]) -> None:
+        scheduling.begin_marks(
+            connection, skills, self._books.clock.now(), scheduling.last_event_seq(connection)
+        )
