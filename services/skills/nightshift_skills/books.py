@@ -77,10 +77,6 @@ class Books:
         """As `change`, for what no watcher looks at."""
         return await self.db.write(self._guarded, fn, *args)
 
-    def write_sync(self, fn: Callable[..., T], *args: Any) -> T:
-        """As `write`, from a thread; blocks."""
-        return self.db.write_sync(self._guarded, fn, *args)
-
     async def read(self, fn: Callable[..., T], *args: Any) -> T:
         """Runs `fn(connection, *args)` on a snapshot."""
         return await self.db.read(fn, *args)
