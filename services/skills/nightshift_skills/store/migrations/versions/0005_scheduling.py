@@ -7,8 +7,8 @@ from alembic import op
 
 from nightshift_kit.storage import UtcDateTime
 
-revision = "skills_0004"
-down_revision = "skills_0003"
+revision = "skills_0005"
+down_revision = "skills_0004"
 branch_labels = None
 depends_on = None
 
