@@ -36,6 +36,22 @@ class SealedRow(NamedTuple):
     source_hash: str
     hash: str
 
+    @classmethod
+    def of(cls, seq: int, event: Event, sealed_hash: str) -> SealedRow:
+        """The row of an event at a position of the chain; `sealed_hash` is the chain's there."""
+        return cls(
+            seq=seq,
+            source=event.service,
+            source_seq=event.seq,
+            time=event.time,
+            kind=event.kind,
+            actor=event.actor,
+            subject=event.subject,
+            payload=event.payload,
+            source_hash=event.hash,
+            hash=sealed_hash,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class SourceHead:
@@ -131,20 +147,7 @@ def seal(head: ChainHead, events: Iterable[Event]) -> tuple[list[SealedRow], Cha
         sources[event.service] = SourceHead(event.seq, event.hash)
         seq += 1
         previous = _sealed_hash(previous, event.canonical, seq, event.hash)
-        rows.append(
-            SealedRow(
-                seq=seq,
-                source=event.service,
-                source_seq=event.seq,
-                time=event.time,
-                kind=event.kind,
-                actor=event.actor,
-                subject=event.subject,
-                payload=event.payload,
-                source_hash=event.hash,
-                hash=previous,
-            )
-        )
+        rows.append(SealedRow.of(seq, event, previous))
     return rows, ChainHead(seq, previous, sources)
 
 

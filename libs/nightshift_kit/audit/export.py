@@ -52,15 +52,4 @@ def _row(line: bytes) -> SealedRow | None:
         event = Event.from_canonical(canonical_json(raw["event"]).decode(), "", raw["source_hash"])
     except (ValueError, TypeError, RecursionError, AuditBroken):
         return None
-    return SealedRow(
-        seq=raw["seq"],
-        source=event.service,
-        source_seq=event.seq,
-        time=event.time,
-        kind=event.kind,
-        actor=event.actor,
-        subject=event.subject,
-        payload=event.payload,
-        source_hash=raw["source_hash"],
-        hash=raw["hash"],
-    )
+    return SealedRow.of(raw["seq"], event, raw["hash"])

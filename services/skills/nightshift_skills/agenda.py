@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 import sqlalchemy as sa
 import structlog
@@ -35,6 +37,8 @@ from nightshift_skills.store import decisions, scheduling
 from nightshift_skills.store.decisions import Rest
 from nightshift_skills.store.scheduling import Pause, TriggerMark, Usage
 from nightshift_skills.triggers import AUTONOMOUS, Marks, Triggers
+
+T = TypeVar("T")
 
 _log = structlog.get_logger("nightshift.skills.agenda")
 
@@ -138,14 +142,9 @@ class Agenda:
     async def _read(self) -> _Book:
         # Before anything else: an event that comes meanwhile is heard at the next look.
         position = self._events.position()
-        try:
-            state = await self._experience.get_state(self._limits.project)
-        except NightshiftError:
-            state = None
-        try:
-            lab = await self._lab.get_state()
-        except NightshiftError:
-            lab = None
+        state, lab = await asyncio.gather(
+            _if_told(self._experience.get_state(self._limits.project)), _if_told(self._lab.get_state())
+        )
         asked_enough: dict[str, str] = {}
         for skill in self._registry:
             if skill.tier is Tier.CONFIRM and AUTONOMOUS & set(skill.triggers):
@@ -321,3 +320,11 @@ class Agenda:
         scheduling.begin_marks(
             connection, skills, self._books.clock.now(), scheduling.last_event_seq(connection)
         )
+
+
+async def _if_told(asked: Awaitable[T]) -> T | None:
+    """What a service answered; None where it cannot be asked."""
+    try:
+        return await asked
+    except NightshiftError:
+        return None

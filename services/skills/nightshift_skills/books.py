@@ -47,16 +47,7 @@ class Changes:
 class Books:
     """Database, outbox, clock and ids in one hand."""
 
-    def __init__(
-        self,
-        db: Database,
-        outbox: Outbox,
-        clock: Clock,
-        ids: IdFactory,
-        guard: Callable[[sa.Connection], None] = lambda _connection: None,
-    ) -> None:
-        """Args: `guard` is asked first within each deciding transaction; it raises where none may be made."""
-        self._guard = guard
+    def __init__(self, db: Database, outbox: Outbox, clock: Clock, ids: IdFactory) -> None:
         self.db = db
         self.outbox = outbox
         self.clock = clock
@@ -69,13 +60,13 @@ class Books:
         Whoever is cancelled while waiting leaves the transaction to finish: a run that is stopped must not
         lose what was decided about it.
         """
-        writing = asyncio.ensure_future(self.db.write(self._guarded, fn, *args))
+        writing = asyncio.ensure_future(self.db.write(fn, *args))
         writing.add_done_callback(self._written)
         return await asyncio.shield(writing)
 
     async def write(self, fn: Callable[..., T], *args: Any) -> T:
         """As `change`, for what no watcher looks at."""
-        return await self.db.write(self._guarded, fn, *args)
+        return await self.db.write(fn, *args)
 
     async def read(self, fn: Callable[..., T], *args: Any) -> T:
         """Runs `fn(connection, *args)` on a snapshot."""
@@ -86,10 +77,6 @@ class Books:
     ) -> None:
         """Appends an audit event to the caller's transaction."""
         self.outbox.append(connection, kind=kind, actor=actor, subject=subject, payload=payload)
-
-    def _guarded(self, connection: sa.Connection, fn: Callable[..., T], *args: Any) -> T:
-        self._guard(connection)
-        return fn(connection, *args)
 
     def _written(self, writing: asyncio.Future[Any]) -> None:
         # Reading the exception keeps asyncio from reporting it again where the waiting task was cancelled.

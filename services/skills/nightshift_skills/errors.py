@@ -10,7 +10,7 @@ NightshiftError
 ├── NotReady, PolicyChanged, NotArmed, AutonomyBySkill                   FAILED_PRECONDITION
 ├── StandingApprovalEnded, StandingScopeExceeded                         FAILED_PRECONDITION
 ├── SelfApproval, TierLoosened, AdminRequired, NotDelegable              PERMISSION_DENIED
-├── UserActive, Standby                                                  UNAVAILABLE
+├── UserActive                                                           UNAVAILABLE
 ├── ApprovalRate                                                         RESOURCE_EXHAUSTED
 ├── SeqGone                                                              OUT_OF_RANGE
 └── Upstream                                                             as the asked service said
@@ -197,13 +197,6 @@ class ApprovalRate(NightshiftError):
 
     code = Code.RESOURCE_EXHAUSTED
     reason = "APPROVAL_RATE"
-
-
-class Standby(NightshiftError):
-    """This replica does not act: another one leads."""
-
-    code = Code.UNAVAILABLE
-    reason = "STANDBY"
 
 
 class SeqGone(NightshiftError):

@@ -261,10 +261,7 @@ class Proposals:
             return earlier
         now = self._books.clock.now()
         self._charge(connection, wish.skill.id, wish.plan, person=wish.by_person)
-        run = replace(self._new_run(wish), state=RunState.RUNNING, start_time=now)
-        run = decisions.save_run(connection, run)
-        if wish.on_made is not None:
-            wish.on_made(connection, run)
+        run = self._make(connection, wish, state=RunState.RUNNING, start_time=now)
         self._books.event(
             connection,
             "run.started",
@@ -279,15 +276,13 @@ class Proposals:
     def _start_standing(self, connection: sa.Connection, wish: Wish, standing: str, use: UseStanding) -> Run:
         use(connection, standing, wish.plan)
         self._charge(connection, wish.skill.id, wish.plan, person=wish.by_person)
-        run = replace(
-            self._new_run(wish),
+        run = self._make(
+            connection,
+            wish,
             state=RunState.QUEUED,
             standing=standing,
             outcome="Approved in advance; starts when nothing stands in its way.",
         )
-        run = decisions.save_run(connection, run)
-        if wish.on_made is not None:
-            wish.on_made(connection, run)
         self._books.event(
             connection,
             "autonomy.used",
@@ -437,7 +432,7 @@ class Proposals:
     def _ask(self, connection: sa.Connection, wish: Wish) -> tuple[Run, Approval]:
         now = self._books.clock.now()
         approval_id = self._books.ids()
-        run = replace(self._new_run(wish), approval=approval_id, outcome="Waits for a person's approval.")
+        run = self._make(connection, wish, approval=approval_id, outcome="Waits for a person's approval.")
         approval = Approval(
             id=approval_id,
             run=run.id,
@@ -450,9 +445,6 @@ class Proposals:
             create_time=now,
             expire_time=now + timedelta(seconds=self._rule.ttl_s),
         )
-        run = decisions.save_run(connection, run)
-        if wish.on_made is not None:
-            wish.on_made(connection, run)
         approval = decisions.save_approval(connection, approval)
         self._books.event(
             connection,
@@ -464,6 +456,13 @@ class Proposals:
             plan_digest=wish.plan.digest,
         )
         return run, approval
+
+    def _make(self, connection: sa.Connection, wish: Wish, **values: Any) -> Run:
+        """A run that differs in `values` from one that waits for a person; stored, and told to who wished."""
+        run = decisions.save_run(connection, replace(self._new_run(wish), **values))
+        if wish.on_made is not None:
+            wish.on_made(connection, run)
+        return run
 
     def _new_run(self, wish: Wish) -> Run:
         return Run(
