@@ -170,14 +170,20 @@ class Preemptor:
         recording = asyncio.ensure_future(self._keep(preemption, False))
         result = await delivery
 
-        def span(at_ns: int | None) -> int | None:
-            return None if at_ns is None else max(0, at_ns - origin_ns)
+        reached_ns = preemption.t1_ns
 
-        # T1 is part of T2 by definition, whatever two clocks' readings say.
-        t2_ns = span(result.delivered_ns)
+        def span(at_ns: int | None) -> int | None:
+            # A point is reached when those before it are, whichever services and clocks tell of them: one
+            # may have ended its work before another has heard of the stop.
+            nonlocal reached_ns
+            if at_ns is None:
+                return None
+            reached_ns = max(reached_ns, at_ns - origin_ns)
+            return reached_ns
+
         preemption = replace(
             preemption,
-            t2_ns=None if t2_ns is None else max(t2_ns, preemption.t1_ns),
+            t2_ns=span(result.delivered_ns),
             t3_ns=span(result.cooperative_ns),
             t4_ns=span(result.done_ns),
             t5_ns=span(result.released_ns),

@@ -22,6 +22,7 @@ class StopThread:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._closing = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="skills-stops", daemon=True)
         self._closers: list[Callable[[], Awaitable[object]]] = []
         self._background: list[asyncio.Task[None]] = []
@@ -51,9 +52,8 @@ class StopThread:
     async def close(self) -> None:
         """Cancels what is kept, closes, and ends the thread."""
         await self.call(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._closing.set)
         await asyncio.to_thread(self._thread.join)
-        self._loop.close()
 
     async def _end(self) -> None:
         for task in self._background:
@@ -65,5 +65,10 @@ class StopThread:
             await close()
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        # The runner cancels what is still under way (a STOP that is sent again, a stream half read) and
+        # closes the loop; a call that outlived its loop would fail when it is collected.
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._run_until_closed())
+
+    async def _run_until_closed(self) -> None:
+        await self._closing.wait()
