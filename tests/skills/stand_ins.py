@@ -77,6 +77,7 @@ class MonitorStandIn(monitor_grpc.MonitorServiceServicer):
     last_activity: datetime | None = None
     quiet_until: datetime | None = None
     predicted_busy: datetime | None = None
+    incidents: list[str] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def idleness(self) -> monitor_types.Idleness:
@@ -118,6 +119,8 @@ class MonitorStandIn(monitor_grpc.MonitorServiceServicer):
         status = monitor_types.Status(status_time=stamp(), idleness=self.idleness())
         probe = status.probes.add(name="probes/platform")
         probe.latest.state = monitor_types.PROBE_STATE_UP
+        for name in self.incidents:
+            status.incidents.add(name=name)
         return status
 
     async def WatchStatus(self, request: Any, context: Any) -> AsyncIterator[Any]:
@@ -336,6 +339,7 @@ class TrainerStandIn(_Acting, trainer_grpc.TrainerServiceServicer):
         self.fits = True
         # Roomy: nothing to clean up.
         self.gpu_host = trainer_types.GpuHost(name="gpuHost", total_bytes=2**30, free_bytes=2**29)
+        self.gpu_looks = 0
         self.loop = asyncio.get_running_loop()
 
     async def EstimateTraining(self, request: Any, context: Any) -> Any:
@@ -355,6 +359,7 @@ class TrainerStandIn(_Acting, trainer_grpc.TrainerServiceServicer):
         )
 
     async def GetGpuHost(self, request: Any, context: Any) -> Any:
+        self.gpu_looks += 1
         return self.gpu_host
 
     async def GetTrainingJob(self, request: Any, context: Any) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import grpc
 import pytest
@@ -22,6 +23,7 @@ from nightshift.skills.v1 import skills_service_pb2 as skills_pb
 from nightshift.skills.v1 import standing_approvals_pb2 as standing_types
 from nightshift_kit.rpc.channels import RichError, decode_error
 from nightshift_kit.rpc.context import current_call
+from nightshift_skills.budgets import Budgets, BudgetSettings
 from nightshift_skills.catalogue import BUILT_IN
 from nightshift_skills.errors import NotArmed, StandingApprovalEnded, StandingScopeExceeded
 from nightshift_skills.plans import Plan, PlannedCall
@@ -133,15 +135,40 @@ def test_the_policys_digest_tells_of_every_change() -> None:
     tighter = Registry(BUILT_IN, tiers={"propose_config": "MANUAL"}, cooldowns_s={})
     slower = Registry(BUILT_IN, tiers={}, cooldowns_s={"rollback": 1})
     digests = {
-        policy_digest(registry, Limits(), ApprovalRule(), 1),
-        policy_digest(tighter, Limits(), ApprovalRule(), 1),
-        policy_digest(slower, Limits(), ApprovalRule(), 1),
-        policy_digest(registry, Limits(min_production_runs=1), ApprovalRule(), 1),
-        policy_digest(registry, Limits(), ApprovalRule(two_person=True), 1),
-        policy_digest(registry, Limits(), ApprovalRule(), 2),
+        policy_digest(registry, Limits(), ApprovalRule(), budgets(), 1),
+        policy_digest(tighter, Limits(), ApprovalRule(), budgets(), 1),
+        policy_digest(slower, Limits(), ApprovalRule(), budgets(), 1),
+        policy_digest(registry, Limits(min_production_runs=1), ApprovalRule(), budgets(), 1),
+        policy_digest(registry, Limits(), ApprovalRule(two_person=True), budgets(), 1),
+        policy_digest(registry, Limits(), ApprovalRule(), budgets(cost_usd_per_day=9), 1),
+        policy_digest(registry, Limits(), ApprovalRule(), budgets(zone="Asia/Kolkata"), 1),
+        policy_digest(registry, Limits(), ApprovalRule(), budgets(named={"runs_per_day": 9}), 1),
+        policy_digest(registry, Limits(), ApprovalRule(), budgets(any_skill={"gpu_hours_per_day": 9}), 1),
+        policy_digest(registry, Limits(), ApprovalRule(), budgets(), 2),
     }
-    assert len(digests) == 6
-    assert policy_digest(registry, Limits(), ApprovalRule(), 1) in digests
+    assert len(digests) == 10
+    assert policy_digest(registry, Limits(), ApprovalRule(), budgets(), 1) in digests
+    # What is written down and changes nothing is the same policy.
+    same = budgets(named={"runs_per_day": 3}), budgets(cost_usd_per_day=5)
+    assert all(policy_digest(registry, Limits(), ApprovalRule(), one, 1) in digests for one in same)
+
+
+def budgets(
+    *,
+    zone: str = "Europe/Berlin",
+    named: dict[str, float] | None = None,
+    any_skill: dict[str, float] | None = None,
+    **overall: float,
+) -> Budgets:
+    registry = Registry(BUILT_IN, tiers={}, cooldowns_s={})
+    limits = {"runs_per_day": 3, "cost_usd_per_day": 5.0, "gpu_hours_per_day": 2.0}
+    return Budgets.from_settings(
+        registry,
+        ZoneInfo(zone),
+        BudgetSettings.model_validate(limits | overall),
+        BudgetSettings.model_validate(limits | (any_skill or {})),
+        {"propose_config": BudgetSettings.model_validate(named)} if named else {},
+    )
 
 
 # Over the wire.
@@ -211,6 +238,11 @@ async def test_missing_facts_refuse_each_with_its_reason(plane: Plane) -> None:
         "no_incident": True,
         "proven_runs": False,
     }
+    plane.around.monitor.incidents.append("incidents/1")
+    facts = {fact.fact: fact.met for fact in (await autonomy(plane, "skills/propose_config")).readiness}
+    assert not facts["no_incident"]
+    assert "incidents/1" in (await plane.refused("RunSkill", _set_request())).message
+    plane.around.monitor.incidents.clear()
     assert (await plane.refused("RunSkill", _set_request("rollback"))).reason == "NOT_DELEGABLE"
     assert (await plane.refused("RunSkill", _set_request("train_adapter"))).reason == "NOT_DELEGABLE"
     assert (await plane.refused("RunSkill", _set_request(), "approver")).reason == "ROLE_INSUFFICIENT"

@@ -15,6 +15,7 @@ from nightshift.skills.v1 import resources_pb2 as types
 from nightshift.skills.v1 import skills_service_pb2 as pb
 from nightshift_kit.storage import Database
 from nightshift_skills import __main__ as wiring
+from nightshift_skills.books import Books
 from nightshift_skills.catalogue import BUILT_IN, aggregate_experience, propose_config
 from nightshift_skills.plans import NothingToDo, Plan, PlannedCall
 from nightshift_skills.skill import PlanContext, Skill
@@ -291,3 +292,76 @@ async def test_an_approver_pauses_an_admin_resumes_and_it_survives_restarts(plan
     told = await eventually(events, lambda rows: len(rows) == 2)
     assert [row.kind for row in told] == ["schedule.paused", "schedule.resumed"]
     assert "private" not in str(told)
+
+
+async def test_an_idle_plane_asks_for_the_gpu_once_in_a_while(plane: Plane) -> None:
+    """Every turn would ask the GPU service for all its models, all night."""
+    await plane.open()
+    await eventually(
+        lambda: entry(plane, "cleanup_vram"), lambda one: "nothing to do" in " ".join(one.reasons)
+    )
+    looks = plane.around.trainer.gpu_looks
+
+    async def ticks() -> int:
+        return sum(run.done_calls for run in await plane.runs("health_check"))
+
+    before = await ticks()
+    await eventually(ticks, lambda count: count >= before + 5)
+    assert plane.around.trainer.gpu_looks == looks == 1
+    found = await entry(plane, "cleanup_vram")
+    assert not found.due
+    assert found.next_time.seconds > datetime.now(UTC).timestamp() + 200
+    # A person's command looks at once, and so does idleness after users were there.
+    await plane.run("cleanup_vram")
+    assert plane.around.trainer.gpu_looks == 2
+    await plane.report()
+
+    async def seen() -> int:
+        return int(plane.around.trainer.gpu_looks)
+
+    await eventually(seen, lambda count: count == 3)
+
+
+async def test_the_schedule_is_one_reading_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    read = Books.read
+
+    async def counted(self: Books, fn: Any, *args: Any) -> Any:
+        asked.append(fn.__name__)
+        return await read(self, fn, *args)
+
+    async with plane_in(tmp_path / "home", tick_s=3600) as plane:
+        await plane.open()
+        await asyncio.sleep(0.5)
+        monkeypatch.setattr(Books, "read", counted)
+        answer = await plane.call("GetSchedule", pb.GetScheduleRequest())
+        assert len(answer.entries) == len(BUILT_IN)
+        assert asked.count("_book") == 1
+        assert set(asked) <= {"_book", "get_usage"}, asked
+
+
+async def test_a_long_job_leaves_hours_alone_in_which_users_are_expected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def long(context: PlanContext, parameters: Any) -> Any:
+        plan = await aggregate_experience.plan(context, parameters)
+        return plan if isinstance(plan, NothingToDo) else plan.model_copy(update={"duration_s": 60.0})
+
+    instead(monkeypatch, replace(aggregate_experience.SKILL, plan=long, cooldown_s=0))
+    async with plane_in(tmp_path / "home") as plane:
+        now = datetime.now(UTC)
+        plane.around.monitor.tell(predicted_busy=now - timedelta(minutes=5), last_activity=now)
+        await plane.open()
+        plane.around.experience.state.pending_aggregation_count = 5
+        found = await eventually(
+            lambda: entry(plane, "aggregate_experience"),
+            lambda one: any("expected in this hour" in reason for reason in one.reasons),
+        )
+        assert any("60 s to be of use" in reason for reason in found.reasons)
+        await asyncio.sleep(0.8)
+        assert await plane.runs("aggregate_experience") == []
+        # The hour is over, and none like it follows.
+        plane.around.monitor.tell(predicted_busy=None)
+        await until_runs(plane, "aggregate_experience", 1)

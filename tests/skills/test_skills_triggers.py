@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -21,6 +22,7 @@ from nightshift_skills.budgets import Budget, Budgets, BudgetSettings, gpu_hours
 from nightshift_skills.catalogue import BUILT_IN
 from nightshift_skills.errors import SkillUnknown
 from nightshift_skills.events import Events
+from nightshift_skills.expected import Expected
 from nightshift_skills.plans import Plan
 from nightshift_skills.preemption_log import PreemptionLog
 from nightshift_skills.registry import Registry
@@ -302,14 +304,97 @@ class TestPredictedWindow:
         assert "Users are expected at 2026-03-04 05:16:07 UTC" in entry.reasons[0]
         assert judge(always("s", least_useful_s=600.0), SkillFacts(), window).due
         assert judge(always("s", least_useful_s=601.0), SkillFacts(), QUIET).due, "nobody can tell"
-        past = replace(QUIET, predicted_busy=AT - timedelta(seconds=1))
-        assert judge(always("s", least_useful_s=601.0), SkillFacts(), past).due
+        over = replace(QUIET, predicted_busy=AT - timedelta(hours=1))
+        assert judge(always("s", least_useful_s=601.0), SkillFacts(), over).due, "that hour is over"
+
+    @pytest.mark.parametrize("ago_s", [0, 1, 1800, 3599])
+    def test_an_hour_in_which_users_are_expected_leaves_no_time(self, ago_s: float) -> None:
+        here = replace(QUIET, predicted_busy=AT - timedelta(seconds=ago_s))
+        entry = judge(always("s", least_useful_s=1.0), SkillFacts(), here)
+        assert not entry.due
+        assert "Users are expected in this hour" in entry.reasons[0]
+        assert judge(always("s"), SkillFacts(), here).due, "what needs no time uses each moment"
+        # They stayed away for a clean hour of those in which they are expected.
+        assert not judge(always("s", least_useful_s=1.0), SkillFacts(), replace(here, absent_s=3599)).due
+        assert judge(always("s", least_useful_s=1.0), SkillFacts(), replace(here, absent_s=3600)).due
+        # Or the work has waited for a day.
+        assert not judge(always("s", least_useful_s=1.0), SkillFacts(age_s=86_399), here).due
+        assert judge(always("s", least_useful_s=1.0), SkillFacts(age_s=86_400), here).due
+        # Neither makes room where users come later: what does not fit before them, does not start.
+        soon = replace(QUIET, predicted_busy=AT + timedelta(seconds=1), absent_s=1e9)
+        assert not judge(always("s", least_useful_s=2.0), SkillFacts(age_s=1e9), soon).due
+        # A person is asked at any hour.
+        assert judge(always("s", least_useful_s=1.0, tier=Tier.CONFIRM), SkillFacts(), here).due
+
+    def test_absence_counts_from_the_hour_in_which_users_are_expected(self) -> None:
+        clock, expected = FakeClock(AT.replace(minute=0, second=0)), Expected()
+        night = clock.now() - timedelta(hours=8)
+
+        def absent_s(busy_in_s: float | None, last_seen: datetime | None = night) -> float:
+            busy = None if busy_in_s is None else clock.now() + timedelta(seconds=busy_in_s)
+            expected.look(busy, clock.now(), clock.boottime_ns())
+            return expected.absent_s(last_seen, clock.now(), clock.boottime_ns())
+
+        assert absent_s(1800) == 0, "a quiet night says nothing of the morning"
+        clock.advance(1800)
+        assert absent_s(0) == 0
+        clock.advance(3000)
+        assert absent_s(-3000) == 3000
+        clock.advance(900)
+        assert absent_s(-300) == 3900, "the next hour goes on with the same expectation"
+        assert absent_s(-300, clock.now() - timedelta(seconds=7)) == 7, "a user was there"
+        assert absent_s(-300, None) == 0, "nobody can tell"
+        clock.jump(86_400)
+        assert absent_s(-300) == 3900, "a wall clock that jumps proves nothing"
+        assert absent_s(None) == 0
+        assert absent_s(7200) == 0
+        clock.advance(7200 + 600)
+        assert absent_s(-600, clock.now() - timedelta(days=1)) == 600, "the hour had begun before this look"
+
+    @given(st.lists(st.floats(120, 3000), min_size=20, max_size=20))
+    def test_hours_that_are_always_busy_starve_no_job(self, quiet_s: list[float]) -> None:
+        """Users are expected at every hour and come again and again: within a day and a pause it starts."""
+        clock, ages = FakeClock(AT.replace(minute=0, second=0)), Ages()
+        skill = always("s", least_useful_s=7200.0)
+        waited_s, started = 0.0, False
+        for span_s in itertools.cycle(quiet_s):
+            hour = clock.now().replace(minute=0, second=0, microsecond=0)
+            here = replace(QUIET, now=clock.now(), predicted_busy=hour, absent_s=min(span_s, 3599))
+            entry = judge(skill, SkillFacts(age_s=ages.age_s("s", clock.boottime_ns())), here)
+            ages.look([entry], clock.now(), clock.boottime_ns())
+            if started := entry.due:
+                break
+            clock.advance(span_s)
+            waited_s += span_s
+            assert waited_s < 86_400 + 3000
+        assert started
+        assert waited_s >= 86_400
 
     def test_the_least_useful_time_is_declared_or_the_plan_s(self) -> None:
         plan = Plan(skill="skills/s", subject="x", summary="s", calls=(), duration_s=7200)
         assert least_useful_s(always("s"), plan) == 7200
         assert least_useful_s(always("s", least_useful_s=60.0), plan) == 60
         assert least_useful_s(always("s")) == 0
+
+    @pytest.mark.parametrize("skill", ["train_adapter", "resume_training"])
+    def test_a_training_uses_windows_that_are_shorter_than_itself(self, skill: str) -> None:
+        plan = Plan(skill=f"skills/{skill}", subject="x", summary="s", calls=(), duration_s=30_000)
+        window = replace(QUIET, predicted_busy=AT + timedelta(minutes=5))
+        assert window.too_short_for(least_useful_s(SKILLS[skill], plan)) == ""
+        moment = replace(QUIET, predicted_busy=AT + timedelta(seconds=60))
+        assert "120 s to be of use" in moment.too_short_for(least_useful_s(SKILLS[skill], plan))
+
+
+class TestLooks:
+    def test_idleness_calls_again_only_after_a_while_where_nothing_was_found(self) -> None:
+        again = AT + timedelta(seconds=200)
+        resting = SkillFacts(again_time=again)
+        entry = judge(always("s", look_again_s=300.0), resting, QUIET)
+        assert not entry.due
+        assert "looked at again at 2026-03-04 05:09:27 UTC" in entry.reasons[0]
+        assert entry.next_time == again
+        # Any other trigger calls all the same.
+        assert judge(always("s"), replace(resting, calls=[Call("cron", True, "Its time.")]), QUIET).due
 
 
 def budgets(**told: float) -> Budgets:

@@ -286,7 +286,7 @@ async def test_a_workshops_models_are_loaded_where_they_fit_and_a_full_gpu_is_as
         refused = await plane.run("preload_models")
         assert refused.state == types.SKILL_RUN_STATE_NOTHING_TO_DO
         assert "does not fit" in refused.outcome
-        # A host that talks nonsense is nobody's reason to act; once it is full, idle time asks by itself.
+        # A host that talks nonsense is nobody's reason to act; users who left it full are one to ask.
         platform.gpu.answer_with("/api/health/vram", Answer(200, b"<html></html>", "text/html"))
         platform.gpu.load("text", "idle", vram_mb=30_000, last_used=1.0)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -294,6 +294,7 @@ async def test_a_workshops_models_are_loaded_where_they_fit_and_a_full_gpu_is_as
         assert decode_error(caught.value).reason == "GPU_HOST_INVALID"
         assert await plane.runs("cleanup_vram") == []
         platform.gpu.answer_with("/api/health/vram", None)
+        await plane.report()
         runs = await eventually(lambda: plane.runs("cleanup_vram"), bool)
         assert runs[0].initiator == "trigger:idle"
         assert runs[0].state == types.SKILL_RUN_STATE_AWAITING_APPROVAL

@@ -201,7 +201,7 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
             verify=lambda: sealer.verify(),
             min_runs=settings.autonomy_min_runs,
         ),
-        policy_digest=policy_digest(registry, limits, approval_rule, settings.max_background_runs),
+        policy_digest=policy_digest(registry, limits, approval_rule, budgets, settings.max_background_runs),
     )
     # Ends what was approved under another policy, before anything can cite it.
     await autonomy.look()

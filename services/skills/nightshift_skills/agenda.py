@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -106,7 +106,10 @@ class Agenda:
         self._lab = lab
         self._limits = limits
         self._ages = Ages()
+        self._waits = Ages()
         self._looked: dict[str, str] = {}
+        # Boot clock of the last look that found nothing to do.
+        self._empty_ns: dict[str, int] = {}
 
     async def begin(self) -> None:
         """Gives skills that were never looked at their first marks."""
@@ -131,11 +134,28 @@ class Agenda:
         usage = await self._books.read(scheduling.get_usage, self._budgets.day(now))
         return self._budgets.left(usage, now)
 
-    def may_begin(self, skill: Skill, plan: Plan, situation: Situation) -> str:
+    def look_anew(self) -> None:
+        """Users were there: what was found before says nothing any more."""
+        self._empty_ns.clear()
+
+    def may_begin(self, skill: Skill, plan: Plan, situation: Situation, waited_s: float = 0.0) -> str:
         """Why a background plan that waits does not begin now, in words; "" where it may."""
         if not skill.background:
             return ""
-        return situation.too_short_for(schedule.least_useful_s(skill, plan))
+        return situation.too_short_for(schedule.least_useful_s(skill, plan), waited_s)
+
+    def held_back(self, runs: Sequence[Run], situation: Situation) -> dict[str, str]:
+        """Of background runs that wait, by id: why those do not begin now that do not, in words."""
+        now_ns = self._books.clock.boottime_ns()
+        self._waits.keep({run.id for run in runs})
+        held: dict[str, str] = {}
+        for run in runs:
+            waited_s = self._waits.age_s(run.id, now_ns) or 0.0
+            why = self.may_begin(self._registry.get(run.skill), run.plan, situation, waited_s)
+            if why:
+                self._waits.wait(run.id, now_ns)
+                held[run.id] = why
+        return held
 
     # Reading and judging.
 
@@ -145,13 +165,7 @@ class Agenda:
         state, lab = await asyncio.gather(
             _if_told(self._experience.get_state(self._limits.project)), _if_told(self._lab.get_state())
         )
-        asked_enough: dict[str, str] = {}
-        for skill in self._registry:
-            if skill.tier is Tier.CONFIRM and AUTONOMOUS & set(skill.triggers):
-                limit = await self._proposals.limited(skill.id)
-                if limit is not None:
-                    asked_enough[skill.id] = limit.message
-        return await self._books.read(self._book, state, lab, position, asked_enough)
+        return await self._books.read(self._book, state, lab, position)
 
     def _book(
         self,
@@ -159,11 +173,16 @@ class Agenda:
         state: experience_pb.ExperienceState | None,
         lab: lab_pb.LabState | None,
         position: int,
-        asked_enough: Mapping[str, str],
     ) -> _Book:
         now = self._books.clock.now()
         marks = scheduling.list_marks(connection)
         event_seq = scheduling.last_event_seq(connection)
+        asking = [
+            skill.id
+            for skill in self._registry
+            if skill.tier is Tier.CONFIRM and AUTONOMOUS & set(skill.triggers)
+        ]
+        limits = self._proposals.limits(connection, asking)
         pages: dict[str, _Page] = {}
         for skill in self._registry:
             last, pending, open_runs, rest = decisions.skill_facts(
@@ -188,7 +207,7 @@ class Agenda:
             pauses=scheduling.list_pauses(connection),
             event_seq=event_seq,
             event_position=position,
-            asked_enough=asked_enough,
+            asked_enough={skill: limit.message for skill, limit in limits.items()},
             state=state,
             lab=lab,
         )
@@ -206,6 +225,7 @@ class Agenda:
         except NightshiftError as error:
             problem = error.message
         last_run_time = None if page.last is None else page.last.end_time
+        now_ns = self._books.clock.boottime_ns()
         return SkillFacts(
             conditions=list(skill.due(Facts(book.now, self._limits, book.state, book.lab)))
             if "idle" in skill.triggers
@@ -227,8 +247,16 @@ class Agenda:
             left=self._budgets.left(book.usage, book.now, skill.id),
             pause=book.pauses.get(skill.id),
             looked=self._looked.get(skill.id, ""),
-            age_s=self._ages.age_s(skill.id, self._books.clock.boottime_ns()),
+            age_s=self._ages.age_s(skill.id, now_ns),
+            again_time=self._again_time(skill, book.now, now_ns),
         )
+
+    def _again_time(self, skill: Skill, now: datetime, now_ns: int) -> datetime | None:
+        empty_ns = self._empty_ns.get(skill.id)
+        if empty_ns is None:
+            return None
+        left_s = skill.look_again_s - (now_ns - empty_ns) / 1e9
+        return now + timedelta(seconds=left_s) if left_s > 0 else None
 
     # Starting.
 
@@ -239,10 +267,11 @@ class Agenda:
             plan = await self._planner.plan(skill, {})
             if isinstance(plan, NothingToDo):
                 self._looked[skill.id] = plan.reason
+                self._empty_ns[skill.id] = self._books.clock.boottime_ns()
                 await self._heard(entry, book)
                 return 0
             self._looked.pop(skill.id, None)
-            why = self._keeps_back(skill, plan, book, situation)
+            why = self._keeps_back(entry, plan, book, situation)
             if why:
                 self._looked[skill.id] = why
                 return 0
@@ -257,7 +286,7 @@ class Agenda:
                 on_made=lambda connection, run: self._made(connection, run, entry, book),
             )
             if skill.tier is not Tier.AUTO:
-                return await self._start_or_ask(wish, book, situation)
+                return await self._start_or_ask(wish, entry, book, situation)
             run = await self._proposals.start_unasked(wish)
             self._answered(skill, book)
         except BudgetExceeded as error:
@@ -273,7 +302,7 @@ class Agenda:
             return 0
         return 1
 
-    async def _start_or_ask(self, wish: Wish, book: _Book, situation: Situation) -> int:
+    async def _start_or_ask(self, wish: Wish, entry: Entry, book: _Book, situation: Situation) -> int:
         """A plan that was approved in advance starts; any other waits for a person."""
         skill = wish.skill
         standing = await self._autonomy.covering(wish.plan) if skill.tier is Tier.CONFIRM else None
@@ -281,7 +310,7 @@ class Agenda:
             await self._proposals.propose(wish)
             self._answered(skill, book)
             return 0
-        why = self.may_begin(skill, wish.plan, situation)
+        why = self.may_begin(skill, wish.plan, situation, entry.facts.age_s or 0.0)
         if why:
             self._looked[skill.id] = why
             return 0
@@ -294,15 +323,16 @@ class Agenda:
         self._events.heard(skill.id, book.event_position)
         self._ages.answered(skill.id)
 
-    def _keeps_back(self, skill: Skill, plan: Plan, book: _Book, situation: Situation) -> str:
+    def _keeps_back(self, entry: Entry, plan: Plan, book: _Book, situation: Situation) -> str:
         """Why a plan is not started or proposed now, in words; "" where nothing keeps it back."""
+        skill = entry.skill
         lack = self._budgets.lacks(
             book.usage, book.now, skill.id, cost_usd=plan.cost_usd, gpu_hours=gpu_hours_of(plan)
         )
         if lack or skill.tier is not Tier.AUTO:
             # A person may be asked at any time; when the plan then begins is another question.
             return lack
-        return self.may_begin(skill, plan, situation)
+        return self.may_begin(skill, plan, situation, entry.facts.age_s or 0.0)
 
     async def _heard(self, entry: Entry, book: _Book) -> None:
         """Notes what called, so that it does not call again; an idle trigger calls as long as it is due."""

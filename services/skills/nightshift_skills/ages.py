@@ -6,7 +6,7 @@ each piece of work that goes on being due is taken before any other is taken twi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from datetime import datetime
 
 from nightshift_skills import schedule
@@ -34,6 +34,14 @@ class Ages:
                 self._since_ns.setdefault(entry.skill.id, now_ns)
             else:
                 self._since_ns.pop(entry.skill.id, None)
+
+    def wait(self, name: str, now_ns: int) -> None:
+        """Something that is no skill of the schedule waits, too: a run."""
+        self._since_ns.setdefault(name, now_ns)
+
+    def keep(self, names: Container[str]) -> None:
+        """Forgets all others."""
+        self._since_ns = {name: since for name, since in self._since_ns.items() if name in names}
 
     def answered(self, skill: str) -> None:
         """A skill runs, or a person was asked."""

@@ -6,9 +6,10 @@ Days are the platform's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -108,6 +109,21 @@ class Budgets:
         """Takes the settings on. Raises SkillUnknown, SettingsInvalid."""
         named = {registry.get(name).id: Budget.of(told, any_skill) for name, told in skills.items()}
         return cls(zone, Budget.of(overall, overall), named, Budget.of(any_skill, any_skill))
+
+    def described(self, skills: Iterable[str]) -> dict[str, Any]:
+        """All limits as they are in force, for the policy's digest: of all together, and of each skill."""
+        limits = {"": self._overall, **{skill: self._skills.get(skill, self._any_skill) for skill in skills}}
+        return {
+            "zone": self._zone.key,
+            "limits": {
+                skill: {
+                    "runs": limit.runs,
+                    "cost_usd": float(limit.cost_usd),
+                    "gpu_hours": float(limit.gpu_hours),
+                }
+                for skill, limit in limits.items()
+            },
+        }
 
     def day(self, now: datetime) -> str:
         """The day that an instant belongs to ("2026-03-29")."""

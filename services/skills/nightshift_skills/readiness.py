@@ -72,8 +72,7 @@ class Readiness:
             detail = f"The monitor cannot be asked ({error.reason})."
             return [Fact("probes_up", False, detail), Fact("no_incident", False, detail)]
         down = [probe.name for probe in status.probes if probe.latest.state != monitor_types.PROBE_STATE_UP]
-        # A monitor that keeps none has none open.
-        incidents = [incident.name for incident in getattr(status, "incidents", ())]
+        incidents = [incident.name for incident in status.incidents]
         return [
             Fact(
                 "probes_up",

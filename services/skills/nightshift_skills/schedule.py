@@ -8,6 +8,7 @@ from datetime import datetime
 
 from nightshift_kit.grants import Tier
 from nightshift_skills.budgets import Left
+from nightshift_skills.expected import CLEAN_S, LONGEST_WAIT_S, expected_now
 from nightshift_skills.plans import Plan
 from nightshift_skills.skill import Condition, Skill
 from nightshift_skills.store.scheduling import Pause
@@ -28,7 +29,9 @@ class Situation:
         backoff_until: Until when background work stays away after pre-emptions.
         running: Background runs at work.
         max_running: How many may be.
-        predicted_busy: When users are expected next; None where nobody can tell.
+        predicted_busy: When users are expected next, the beginning of this hour where they are expected now;
+            None where nobody can tell.
+        absent_s: For how long they are expected already and none has come.
     """
 
     now: datetime
@@ -41,6 +44,7 @@ class Situation:
     running: int = 0
     max_running: int = 1
     predicted_busy: datetime | None = None
+    absent_s: float = 0.0
 
     @property
     def backing_off(self) -> bool:
@@ -59,17 +63,30 @@ class Situation:
         """Whether one more background run may start."""
         return self.quiet and self.running < self.max_running
 
-    def too_short_for(self, least_s: float) -> str:
+    def too_short_for(self, least_s: float, waited_s: float = 0.0) -> str:
         """Why work that needs so long, in seconds, does not start now, in words; "" where it may.
 
-        A prediction that is past says nothing about what comes.
+        An hour in which users are expected leaves no time at all, unless they stayed away for a clean hour of
+        those, or the work has waited for a day (`waited_s`): then it takes what quiet there is, and makes
+        room as always. An hour that is over says nothing about what comes.
         """
         busy = self.predicted_busy
-        if busy is None or busy <= self.now or least_s <= (busy - self.now).total_seconds():
+        if busy is None or least_s <= 0:
+            return ""
+        if busy > self.now:
+            left_s = (busy - self.now).total_seconds()
+            if least_s <= left_s:
+                return ""
+            return (
+                f"Users are expected at {_when(busy)}; it needs {least_s:.0f} s to be of use, "
+                f"and {left_s:.0f} s are left."
+            )
+        stayed_away = self.absent_s >= CLEAN_S or waited_s >= LONGEST_WAIT_S
+        if stayed_away or not expected_now(busy, self.now):
             return ""
         return (
-            f"Users are expected at {_when(busy)}; it needs {least_s:.0f} s to be of use, "
-            f"and {(busy - self.now).total_seconds():.0f} s are left."
+            f"Users are expected in this hour; it needs {least_s:.0f} s to be of use, and starts once nobody "
+            "came for an hour, or after waiting for a day."
         )
 
     def reasons(self) -> list[str]:
@@ -113,6 +130,7 @@ class SkillFacts:
         pause: That its triggers are paused.
         looked: What came of the last look at it, where that started nothing; "" otherwise.
         age_s: For how long it has been called for without running; None if nothing calls for it.
+        again_time: When idleness calls for it again after a look that found nothing; None if it does already.
     """
 
     conditions: Sequence[Condition] = ()
@@ -127,6 +145,7 @@ class SkillFacts:
     pause: Pause | None = None
     looked: str = ""
     age_s: float | None = None
+    again_time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +172,10 @@ def least_useful_s(skill: Skill, plan: Plan | None = None) -> float:
 def calls_of(skill: Skill, facts: SkillFacts) -> tuple[Call, ...]:
     """Each trigger of a skill, the idle one included."""
     calls = list(facts.calls)
-    if "idle" in skill.triggers:
+    if "idle" in skill.triggers and facts.again_time is not None:
+        again = f"There was nothing to do; it is looked at again at {_when(facts.again_time)}."
+        calls.append(Call("idle", False, again, facts.again_time))
+    elif "idle" in skill.triggers:
         fires = all(condition.met for condition in facts.conditions)
         text = " ".join(condition.text for condition in facts.conditions if condition.met is fires)
         calls.append(Call("idle", fires, text or "It is always of use while the machine is idle."))
@@ -195,7 +217,9 @@ def judge(skill: Skill, facts: SkillFacts, situation: Situation) -> Entry:
     else:
         if facts.lack and AUTONOMOUS & set(skill.triggers):
             blocking.append(facts.lack)
-        too_short = situation.too_short_for(least_useful_s(skill))
+        # A person may be asked at any time; when the plan then begins is another question.
+        asks = skill.tier is not Tier.AUTO
+        too_short = "" if asks else situation.too_short_for(least_useful_s(skill), facts.age_s or 0.0)
         if too_short:
             blocking.append(too_short)
         if not situation.room:

@@ -16,6 +16,7 @@ from nightshift_skills.autonomy import Autonomy
 from nightshift_skills.books import Books
 from nightshift_skills.budgets import Left
 from nightshift_skills.executor import Executor
+from nightshift_skills.expected import Expected
 from nightshift_skills.gate import Gate
 from nightshift_skills.health import HealthCheck
 from nightshift_skills.jobs import JobPhase, view
@@ -91,6 +92,7 @@ class Scheduler:
         self._wake = asyncio.Event()
         self._idleness: monitor_types.Idleness | None = None
         self._gone_since_ns: int | None = None
+        self._expected = Expected()
 
     def poke(self) -> None:
         """Something happened that may let work start. On the main loop."""
@@ -164,6 +166,7 @@ class Scheduler:
         if situation.quiet:
             if not self._gate.is_open and self._gate.try_open(signs) and signs > self._signs_heard:
                 self._signs_heard = signs
+                self._agenda.look_anew()
                 self._on_quiet()
         elif self._gate.is_open or self._gate.live(background=True):
             if situation.monitor_known and self._user_here():
@@ -225,8 +228,12 @@ class Scheduler:
             reasons = tuple((reason.allows_idle, reason.message) for reason in idleness.reasons)
         if not settled:
             reasons = ((False, "The monitor has not heard of the last activity yet."), *reasons)
+        now, now_ns = self._books.clock.now(), self._books.clock.boottime_ns()
+        busy = _busy(idleness)
+        if idleness is not None:
+            self._expected.look(busy, now, now_ns)
         return Situation(
-            now=self._books.clock.now(),
+            now=now,
             monitor_known=idleness is not None,
             idle=idleness is not None and idleness.idle and settled,
             platform_up=idleness is not None and idleness.platform_up,
@@ -235,7 +242,8 @@ class Scheduler:
             backoff_until=self._backoff_until(),
             running=len(self._gate.live(background=True)),
             max_running=self._pace.max_background_runs,
-            predicted_busy=_busy(idleness),
+            predicted_busy=busy,
+            absent_s=self._expected.absent_s(_last_seen(idleness), now, now_ns),
         )
 
     def _watch_platform(self, situation: Situation) -> None:
@@ -260,13 +268,18 @@ class Scheduler:
                 await self._start(run)
 
     async def _continue_background(self, room: int, situation: Situation) -> int:
-        for run in await self._books.read(decisions.runs_in, WAITING):
+        waiting = [
+            run
+            for run in await self._books.read(decisions.runs_in, WAITING)
+            if not run.held
+            and self._registry.get(run.skill).background
+            and not self._executor.working(run.id)
+        ]
+        held_back = self._agenda.held_back(waiting, situation)
+        for run in waiting:
             if room <= 0:
                 break
-            skill = self._registry.get(run.skill)
-            if run.held or not skill.background or self._executor.working(run.id):
-                continue
-            why = self._agenda.may_begin(skill, run.plan, situation)
+            why = held_back.get(run.id)
             if why:
                 if run.outcome != why:
                     await self._books.change(decisions.save_outcome, run.id, why)
@@ -319,3 +332,12 @@ def _busy(idleness: monitor_types.Idleness | None) -> datetime | None:
     if idleness is None or not idleness.HasField("predicted_busy_time"):
         return None
     return idleness.predicted_busy_time.ToDatetime(tzinfo=UTC)
+
+
+def _last_seen(idleness: monitor_types.Idleness | None) -> datetime | None:
+    """When a user was there last; where none is known, since when the machine is idle."""
+    if idleness is None or not idleness.idle:
+        return None
+    known = idleness.HasField("last_activity_time")
+    time = idleness.last_activity_time if known else idleness.since_time
+    return time.ToDatetime(tzinfo=UTC)

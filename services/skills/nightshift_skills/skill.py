@@ -97,6 +97,8 @@ class Skill:
         events: With "event": kinds of audit events of any service, or of events.py, that call for it.
         least_useful_s: Less time than this is of no use to it: it does not start where users are expected
             earlier. None takes its plan's duration.
+        look_again_s: With "idle": after a look that found nothing to do, idleness calls for it again only
+            after so long, or when users were there meanwhile. For looks that ask much of others.
     """
 
     id: str
@@ -118,6 +120,7 @@ class Skill:
     new_runs: int = 0
     events: tuple[str, ...] = ()
     least_useful_s: float | None = None
+    look_again_s: float = 0.0
 
     @property
     def name(self) -> str:

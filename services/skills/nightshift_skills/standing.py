@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from nightshift_kit.canonical import digest_json
+from nightshift_skills.budgets import Budgets
 from nightshift_skills.errors import StandingApprovalEnded, StandingScopeExceeded
 from nightshift_skills.plans import Plan
 from nightshift_skills.proposals import ApprovalRule
@@ -101,10 +102,12 @@ class StandingApproval:
             raise StandingApprovalEnded(f"{self.name} has expired.")
 
 
-def policy_digest(registry: Registry, limits: Limits, rule: ApprovalRule, max_background_runs: int) -> str:
+def policy_digest(
+    registry: Registry, limits: Limits, rule: ApprovalRule, budgets: Budgets, max_background_runs: int
+) -> str:
     """SHA-256, hex, over all that a standing approval rests on.
 
-    Tiers, cooldowns, methods and code of all skills, their thresholds, and how persons are asked.
+    Tiers, cooldowns, methods and code of all skills, their thresholds and budgets, and how persons are asked.
     """
     return digest_json(
         {
@@ -118,6 +121,7 @@ def policy_digest(registry: Registry, limits: Limits, rule: ApprovalRule, max_ba
             },
             "limits": _plain(asdict(limits)),
             "approvals": _plain(asdict(rule)),
+            "budgets": budgets.described([skill.id for skill in registry]),
             "max_background_runs": max_background_runs,
         }
     )

@@ -123,4 +123,6 @@ SKILL = Skill(
     parameters=CleanupParameters,
     due=due,
     call_timeout_s=90,
+    # Each look asks the GPU service for all its models, and while nobody is there little changes on it.
+    look_again_s=300,
 )

@@ -7,6 +7,7 @@ from pydantic import Field
 from nightshift.trainer.v1 import resources_pb2 as trainer_types
 from nightshift.trainer.v1 import trainer_service_pb2 as trainer_pb
 from nightshift_kit.grants import Tier
+from nightshift_skills.catalogue.train_adapter import LEAST_USEFUL_S
 from nightshift_skills.plans import NothingToDo, Plan, PlannedCall, Reversibility
 from nightshift_skills.skill import Parameters, PlanContext, Skill
 
@@ -47,4 +48,5 @@ SKILL = Skill(
     parameters=JobParameters,
     call_timeout_s=60,
     follows_job=True,
+    least_useful_s=LEAST_USEFUL_S,
 )

@@ -16,6 +16,10 @@ from nightshift_skills.skill import Parameters, PlanContext, Skill
 CREATE = "/nightshift.trainer.v1.TrainerService/CreateTrainingJob"
 RESUME = "/nightshift.trainer.v1.TrainerService/ResumeTrainingJob"
 
+# What a start is worth: the worker loads the model, makes some steps and keeps each of them, so that whatever
+# window follows goes on from there. The whole training may be longer than any window.
+LEAST_USEFUL_S = 120.0
+
 _Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -91,4 +95,5 @@ SKILL = Skill(
     parameters=TrainParameters,
     call_timeout_s=60,
     follows_job=True,
+    least_useful_s=LEAST_USEFUL_S,
 )

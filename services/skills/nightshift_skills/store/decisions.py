@@ -292,21 +292,6 @@ def pending_approvals(connection: sa.Connection, skill: str = "") -> list[Approv
     return [_approval(row) for row in connection.execute(query)]
 
 
-def asked_since(connection: sa.Connection, skill: str, since: datetime) -> list[datetime]:
-    """When triggers asked for approvals of a skill after an instant, oldest first."""
-    table = tables.approvals
-    query = (
-        sa.select(table.c.create_time)
-        .where(
-            table.c.skill == skill,
-            table.c.create_time > since,
-            table.c.proposer.not_like("%/person/%"),
-        )
-        .order_by(table.c.id)
-    )
-    return list(connection.execute(query).scalars())
-
-
 def changed_approvals(connection: sa.Connection, after_seq: int, limit: int) -> list[Approval]:
     """Approvals that changed after a position, each as it is now."""
     table = tables.approvals
