@@ -27,7 +27,8 @@ def run_request(
 
     Args:
         run: The proto, or its fields by name. ``run_id`` may stand for ``name``; instants may be datetimes,
-            Unix seconds or RFC 3339; spans timedeltas or seconds; ``outcome`` may be short ("succeeded").
+            Unix seconds or RFC 3339; spans timedeltas or seconds; ``outcome`` and ``qa_status`` may be short
+            ("succeeded"); ``settings`` may be a dictionary.
             ``source`` defaults to "live" and ``start_time`` to now.
         project: Project that the run belongs to unless its name says otherwise.
 
@@ -119,6 +120,10 @@ def _set(message: Any, field: FieldDescriptor, value: Any) -> None:
         getattr(message, field.name).CopyFrom(_timestamp(value))
     elif field.message_type is not None and field.message_type.full_name == "google.protobuf.Duration":
         getattr(message, field.name).CopyFrom(_duration(value))
+    elif field.message_type is not None and isinstance(value, Message):
+        getattr(message, field.name).CopyFrom(value)
+    elif field.message_type is not None and not field.is_repeated and isinstance(value, Mapping):
+        _fill(getattr(message, field.name), value)
     elif isinstance(value, Mapping):
         getattr(message, field.name).update({str(key): str(entry) for key, entry in value.items()})
     elif field.is_repeated:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nightshift_experience.aggregation.recount import recount
-from nightshift_experience.runs import RunRecord, prompt_digest
+from nightshift_experience.runs import Orchestration, RunRecord, prompt_digest
 from nightshift_experience.sources.devserver.devices import ProductionRule
 from nightshift_experience.store import tables
 from nightshift_experience.store.import_state import add_known_outputs, apply_known_outputs
@@ -36,21 +37,32 @@ BROWSERS = [
 ]
 RUN_IDS = [f"run_{1_770_000_000_000 + number // 2}_{number:06x}" for number in range(12)]
 
-records = st.builds(
-    lambda run, source, outcome, device, prompt, config, name, output, seed, language: RunRecord(
+orchestrations = st.builds(
+    Orchestration,
+    mode=st.sampled_from(["", "2loop", "3LOOP"]),
+    strategy=st.sampled_from(["", "baseline", "fast"]),
+    max_rounds=st.sampled_from([None, 2, 3]),
+    max_cost_usd=st.sampled_from([None, 1.5]),
+    rounds=st.sampled_from([None, 0, 1, 2, 3, 20_000]),
+    qa_status=st.sampled_from([0, 1, 1, 2, 3]),
+)
+
+
+def make_record(run: str, prompt: str | None, config: str, name: str, model: str, **told: Any) -> RunRecord:
+    return RunRecord(
         run_id=run,
-        source=source,
         start_us=int(run.split("_")[1]) * 1000,
-        outcome=outcome,
-        device=device,
-        language=language,
         prompt=prompt,
         prompt_digest=prompt_digest(prompt) if prompt else "",
         interception_config=config,
         config_name="" if config else name,
-        output_config=output,
-        seed=seed,
-    ),
+        models={"manager": model, "employee": "m1"} if model else {},
+        **told,
+    )
+
+
+records = st.builds(
+    make_record,
     run=st.sampled_from(RUN_IDS),
     source=st.sampled_from(["devserver-export", "live"]),
     outcome=st.sampled_from([1, 1, 1, 2, 3, 4]),
@@ -58,9 +70,13 @@ records = st.builds(
     prompt=st.sampled_from([None, "a fox", " a fox ", "a whale"]),
     config=st.sampled_from(["", "", "alpha", "beta"]),
     name=st.sampled_from(["", "alpha", "out1", "gamma"]),
-    output=st.sampled_from(["", "out1", "out2"]),
+    output_config=st.sampled_from(["", "out1", "out2"]),
     seed=st.sampled_from([None, 1, 2, 3]),
     language=st.sampled_from(["", "de", "en"]),
+    cost_usd=st.one_of(st.sampled_from([None, 0.0, 0.8, 1.2, 20_000.0]), st.floats(1e-9, 9_999)),
+    duration_us=st.sampled_from([None, 300_000_000, 31 * 86_400_000_000]),
+    model=st.sampled_from(["", "m1", "m2"]),
+    orchestration=st.one_of(st.none(), orchestrations),
 )
 operations = st.one_of(
     st.tuples(st.just("store"), st.lists(records, min_size=1, max_size=6)),
@@ -122,6 +138,7 @@ def count_from_rows(connection: sa.Connection) -> tuple[Counter[tuple[str, str, 
                 found["config_output", config, output] += 1
             if language:
                 found["config_language", config, language] += 1
+        count_profile(found, row)
         marks[row["run_id"]] = None
         if row["outcome"] != 1 or row["seed"] is None or row["prompt"] is None or not row["session_key"]:
             continue
@@ -139,6 +156,48 @@ def count_from_rows(connection: sa.Connection) -> tuple[Counter[tuple[str, str, 
     for config, keys in groups.items():
         found["config", config, "groups"] = len(keys)
     return Counter({name: count for name, count in found.items() if count}), marks
+
+
+def count_profile(found: Counter[tuple[str, str, str]], row: Any) -> None:
+    """What the profile counts of a run, told once more in other words."""
+    cost, span, rounds = row["cost_usd"] or 0.0, row["duration_us"], row["rounds"]
+    told = row["mode"] or row["strategy"] or row["qa_status"] or rounds is not None
+    told = told or row["max_rounds"] is not None or row["max_cost_usd"] is not None
+    if not cost and not (told or row["profiled"]):
+        return
+    reason = 1
+    if row["device"] and not row["device"].startswith("11111111"):
+        reason = 5
+    if span is not None and span > 30 * 86_400e6:
+        reason = 4
+    if max(rounds or 0, row["max_rounds"] or 0) > 10_000:
+        reason = 3
+    if cost > 10_000:
+        reason = 2
+    assert row["profiled"] == reason
+    if reason != 1:
+        found["profile", "", f"left_out:{reason}"] += 1
+        return
+    for model in set(json.loads(row["models"]).values()):
+        found["profile", "", f"model:{model}"] += 1
+    for scope, key in (("profile", ""), ("profile_mode", row["mode"]), ("profile_strategy", row["strategy"])):
+        if scope != "profile" and not key:
+            continue
+        found[scope, key, "runs"] += 1
+        if row["qa_status"]:
+            found[scope, key, f"qa:{row['qa_status']}"] += 1
+        if cost:
+            nanos = max(1, round(cost * 1e9))
+            bits = f"{nanos:b}"
+            bucket = int(bits[:8], 2) + 128 * max(0, len(bits) - 8)
+            found[scope, key, f"cost:{bucket}"] += 1
+            found[scope, key, f"cost_nanos:{bucket}"] += nanos
+        if span is not None:
+            found[scope, key, "durations"] += 1
+            found[scope, key, "duration_us"] += span
+        if rounds:
+            end = "own" if row["max_rounds"] is not None and rounds < row["max_rounds"] else "cut"
+            found[scope, key, f"rounds:{rounds}:{end}"] += 1
 
 
 @contextmanager

@@ -25,6 +25,28 @@ class Outcome(IntEnum):
     INCOMPLETE = 4
 
 
+class QaStatus(IntEnum):
+    """What the platform's own quality check said; the numbers are those of the proto's QaStatus."""
+
+    UNKNOWN = 0
+    PASSED = 1
+    WARNING = 2
+    FAILED = 3
+
+
+@dataclass(slots=True)
+class Orchestration:
+    """How a platform that works in rounds made a run: what was set, and what came of it."""
+
+    mode: str = ""
+    strategy: str = ""
+    max_rounds: int | None = None
+    max_cost_usd: float | None = None
+    # Rounds that were used, and the verdict on the result.
+    rounds: int | None = None
+    qa_status: int = 0
+
+
 @dataclass(slots=True)
 class RunRecord:
     """What one source tells about one run.
@@ -57,6 +79,7 @@ class RunRecord:
     flags: list[str] = field(default_factory=list)
     safety_level: str = ""
     source_path: str = ""
+    orchestration: Orchestration | None = None
 
 
 def prompt_digest(prompt: str) -> str:

@@ -98,6 +98,34 @@ FEEDBACK_KIND_DWELL: FeedbackKind.ValueType  # 7
 """Looked at; value in seconds."""
 Global___FeedbackKind: _TypeAlias = FeedbackKind  # noqa: Y015
 
+class _QaStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _QaStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_QaStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    QA_STATUS_UNSPECIFIED: _QaStatus.ValueType  # 0
+    """Not told."""
+    QA_STATUS_PASSED: _QaStatus.ValueType  # 1
+    """Passed."""
+    QA_STATUS_WARNING: _QaStatus.ValueType  # 2
+    """Passed with warnings; counts as not passed."""
+    QA_STATUS_FAILED: _QaStatus.ValueType  # 3
+    """Failed."""
+
+class QaStatus(_QaStatus, metaclass=_QaStatusEnumTypeWrapper):
+    """What the platform's own quality check said of a result."""
+
+QA_STATUS_UNSPECIFIED: QaStatus.ValueType  # 0
+"""Not told."""
+QA_STATUS_PASSED: QaStatus.ValueType  # 1
+"""Passed."""
+QA_STATUS_WARNING: QaStatus.ValueType  # 2
+"""Passed with warnings; counts as not passed."""
+QA_STATUS_FAILED: QaStatus.ValueType  # 3
+"""Failed."""
+Global___QaStatus: _TypeAlias = QaStatus  # noqa: Y015
+
 class _OpportunityKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -155,6 +183,47 @@ IMPORT_JOB_STATE_CANCELLED: ImportJobState.ValueType  # 4
 Global___ImportJobState: _TypeAlias = ImportJobState  # noqa: Y015
 
 @_typing.final
+class RunSettings(_message.Message):
+    """Settings of a platform that works in rounds; what is not told is unknown, never a default."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    MAX_ROUNDS_FIELD_NUMBER: _builtins.int
+    MAX_COST_USD_FIELD_NUMBER: _builtins.int
+    mode: _builtins.str
+    """How it works ("2loop", "3loop", …); upper and lower case are the same."""
+    strategy: _builtins.str
+    """Prompt strategy."""
+    max_rounds: _builtins.int
+    """Most rounds that it may take, ≥ 1."""
+    max_cost_usd: _builtins.float
+    """Most that it may cost, in US dollars, > 0 and finite (VALUE_NEGATIVE, NON_FINITE)."""
+    def __init__(
+        self,
+        *,
+        mode: _builtins.str = ...,
+        strategy: _builtins.str = ...,
+        max_rounds: _builtins.int | None = ...,
+        max_cost_usd: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_cost_usd", b"_max_cost_usd", "_max_rounds", b"_max_rounds", "max_cost_usd", b"max_cost_usd", "max_rounds", b"max_rounds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_cost_usd", b"_max_cost_usd", "_max_rounds", b"_max_rounds", "max_cost_usd", b"max_cost_usd", "max_rounds", b"max_rounds", "mode", b"mode", "strategy", b"strategy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_cost_usd: _TypeAlias = _typing.Literal["max_cost_usd"]  # noqa: Y015
+    _WhichOneofArgType__max_cost_usd: _TypeAlias = _typing.Literal["_max_cost_usd", b"_max_cost_usd"]  # noqa: Y015
+    _WhichOneofReturnType__max_rounds: _TypeAlias = _typing.Literal["max_rounds"]  # noqa: Y015
+    _WhichOneofArgType__max_rounds: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_cost_usd) -> _WhichOneofReturnType__max_cost_usd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_rounds) -> _WhichOneofReturnType__max_rounds | None: ...
+
+Global___RunSettings: _TypeAlias = RunSettings  # noqa: Y015
+
+@_typing.final
 class Run(_message.Message):
     """One generation of the platform."""
 
@@ -205,6 +274,9 @@ class Run(_message.Message):
     SOURCE_PATH_FIELD_NUMBER: _builtins.int
     SAFETY_LEVEL_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    QA_STATUS_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name. Format: "projects/{project}/runs/{run}"."""
     source: _builtins.str
@@ -241,6 +313,10 @@ class Run(_message.Message):
     """Folder of the record below the imported root; output only, "" for live runs."""
     safety_level: _builtins.str
     """Safety level that the platform applied."""
+    qa_status: Global___QaStatus.ValueType
+    """The platform's own verdict on it."""
+    rounds: _builtins.int
+    """Rounds that it took, ≥ 0 (VALUE_NEGATIVE)."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
@@ -268,6 +344,10 @@ class Run(_message.Message):
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was stored; output only."""
+
+    @_builtins.property
+    def settings(self) -> Global___RunSettings:
+        """Settings that it ran under."""
 
     def __init__(
         self,
@@ -297,17 +377,24 @@ class Run(_message.Message):
         source_path: _builtins.str = ...,
         safety_level: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        settings: Global___RunSettings | None = ...,
+        qa_status: Global___QaStatus.ValueType = ...,
+        rounds: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd", "_seed", b"_seed", "cost_usd", b"cost_usd", "create_time", b"create_time", "duration", b"duration", "end_time", b"end_time", "seed", b"seed", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd", "_rounds", b"_rounds", "_seed", b"_seed", "cost_usd", b"cost_usd", "create_time", b"create_time", "duration", b"duration", "end_time", b"end_time", "rounds", b"rounds", "seed", b"seed", "settings", b"settings", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd", "_seed", b"_seed", "cost_usd", b"cost_usd", "create_time", b"create_time", "device", b"device", "duration", b"duration", "end_time", b"end_time", "favorite", b"favorite", "flags", b"flags", "interception_config", b"interception_config", "language", b"language", "media_types", b"media_types", "models", b"models", "name", b"name", "outcome", b"outcome", "output_config", b"output_config", "production", b"production", "prompt", b"prompt", "regeneration_of", b"regeneration_of", "revision", b"revision", "safety_level", b"safety_level", "seed", b"seed", "session_key", b"session_key", "source", b"source", "source_path", b"source_path", "start_time", b"start_time", "transformed_prompt", b"transformed_prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd", "_rounds", b"_rounds", "_seed", b"_seed", "cost_usd", b"cost_usd", "create_time", b"create_time", "device", b"device", "duration", b"duration", "end_time", b"end_time", "favorite", b"favorite", "flags", b"flags", "interception_config", b"interception_config", "language", b"language", "media_types", b"media_types", "models", b"models", "name", b"name", "outcome", b"outcome", "output_config", b"output_config", "production", b"production", "prompt", b"prompt", "qa_status", b"qa_status", "regeneration_of", b"regeneration_of", "revision", b"revision", "rounds", b"rounds", "safety_level", b"safety_level", "seed", b"seed", "session_key", b"session_key", "settings", b"settings", "source", b"source", "source_path", b"source_path", "start_time", b"start_time", "transformed_prompt", b"transformed_prompt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost_usd: _TypeAlias = _typing.Literal["cost_usd"]  # noqa: Y015
     _WhichOneofArgType__cost_usd: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd"]  # noqa: Y015
+    _WhichOneofReturnType__rounds: _TypeAlias = _typing.Literal["rounds"]  # noqa: Y015
+    _WhichOneofArgType__rounds: _TypeAlias = _typing.Literal["_rounds", b"_rounds"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cost_usd) -> _WhichOneofReturnType__cost_usd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rounds) -> _WhichOneofReturnType__rounds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
 

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from nightshift_experience.profiles.counting import Measures, add_measures
+
 CounterName = tuple[str, str, str]
 
 OUTCOME_METRICS = {1: "succeeded", 2: "blocked", 3: "failed", 4: "incomplete"}
@@ -31,12 +33,18 @@ class Facts:
     seed: int | None
     chain_key: bytes | None
     regeneration_of: str | None
+    # What profiles count of it; None where it tells nothing of the kind.
+    measures: Measures | None = None
 
 
 def add_contributions(totals: Counter[CounterName], runs: Iterable[Facts], sign: int) -> None:
     """As `add_contribution` for many runs: those that count the same are added at once."""
     alike: dict[tuple[object, ...], list[Facts]] = {}
     for run in runs:
+        if run.measures is not None:
+            # Costs make nearly every one a kind of its own.
+            add_contribution(totals, run, sign)
+            continue
         counted = (
             run.interception_config,
             run.output_config,
@@ -53,6 +61,8 @@ def add_contributions(totals: Counter[CounterName], runs: Iterable[Facts], sign:
 def add_contribution(totals: Counter[CounterName], run: Facts, sign: int) -> None:
     """Add (`sign` 1) or take back (-1) what `run` counts, chains left out; ±n for n alike."""
     totals["project", "", "total"] += sign
+    if run.measures is not None:
+        add_measures(totals, run.measures, sign)
     config, output = run.interception_config, run.output_config
     if config:
         totals["config", config, "total"] += sign

@@ -9,7 +9,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from nightshift_experience.runs import RunRecord
 from nightshift_experience.store.import_state import (
     ImportJob,
     PathState,
@@ -19,6 +18,7 @@ from nightshift_experience.store.import_state import (
     put_job,
     put_paths,
 )
+from nightshift_experience.store.merging import record_of
 from nightshift_experience.store.run_writes import CREATED, UPDATED, Incoming, WritingRules, store_batch
 from nightshift_experience.store.signals import apply_favorite_list
 
@@ -53,7 +53,7 @@ def write_batch(
     """Store a batch; the job after it."""
     changed = message.get("changed", [])
     incoming = [
-        Incoming(RunRecord(**item["record"]), bytes.fromhex(item["content_digest"]), replaces=True)
+        Incoming(record_of(item["record"]), bytes.fromhex(item["content_digest"]), replaces=True)
         for item in changed
         if item["record"] is not None
     ]

@@ -19,7 +19,7 @@ from nightshift_experience.errors import (
     ValueNegative,
 )
 from nightshift_experience.resources import RunName
-from nightshift_experience.runs import RunRecord, is_valid_id, prompt_digest, run_id_ms
+from nightshift_experience.runs import Orchestration, RunRecord, is_valid_id, prompt_digest, run_id_ms
 from nightshift_experience.store.merging import IMPORT_SOURCES
 from nightshift_kit.errors import (
     EnumRequired,
@@ -40,6 +40,7 @@ _SKEW_US = 5_000_000
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 _LONGEST_SECONDS = 315_576_000_000
 _OUTCOMES = frozenset(pb.RunOutcome.values())
+_QA_STATUSES = frozenset(pb.QaStatus.values())
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{1,8})*")
 
 
@@ -72,6 +73,8 @@ def run_record(run: pb.Run, project: str, now: datetime, field: str = "run") -> 
         duration_us=_duration_us(run, field),
         safety_level=_id(run.safety_level, field, "safety_level"),
     )
+    if run.HasField("settings") or run.qa_status or run.HasField("rounds"):
+        record.orchestration = _orchestration(run, field)
     if run.media_types or run.models:
         record.media_types, record.models = _lists(run, field)
     _add_times(record, run, now, field)
@@ -199,6 +202,35 @@ def _duration_us(run: pb.Run, field: str) -> int | None:
     if span.seconds > _LONGEST_SECONDS or span.nanos >= 1_000_000_000:
         raise FieldInvalid.at(f"{field}.duration", "is no span of at most 10,000 years")
     return span.seconds * 1_000_000 + span.nanos // 1000
+
+
+def _orchestration(run: pb.Run, field: str) -> Orchestration | None:
+    """How it was made, None where nothing of it is told."""
+    if run.qa_status not in _QA_STATUSES:
+        raise EnumUnknown.at(f"{field}.qa_status", f"{run.qa_status} is no verdict")
+    if run.rounds < 0:
+        raise ValueNegative.at(f"{field}.rounds", "must not be negative")
+    told = run_settings(run.settings, f"{field}.settings")
+    told.rounds = run.rounds if run.HasField("rounds") else None
+    told.qa_status = int(run.qa_status)
+    return None if told == Orchestration() else told
+
+
+def run_settings(settings: pb.RunSettings, field: str) -> Orchestration:
+    """Settings of a run. Raises IdInvalid, FieldInvalid, NonFinite, ValueNegative."""
+    if settings.HasField("max_rounds") and settings.max_rounds < 1:
+        raise FieldInvalid.at(f"{field}.max_rounds", "must be at least 1")
+    limit_usd = settings.max_cost_usd
+    if not math.isfinite(limit_usd):
+        raise NonFinite.at(f"{field}.max_cost_usd", "must be a finite number")
+    if settings.HasField("max_cost_usd") and limit_usd <= 0:
+        raise ValueNegative.at(f"{field}.max_cost_usd", "must be above 0")
+    return Orchestration(
+        mode=_id(settings.mode, field, "mode").strip().lower(),
+        strategy=_id(settings.strategy, field, "strategy").strip(),
+        max_rounds=settings.max_rounds if settings.HasField("max_rounds") else None,
+        max_cost_usd=limit_usd if settings.HasField("max_cost_usd") else None,
+    )
 
 
 def _lists(run: pb.Run, field: str) -> tuple[list[str], dict[str, str]]:

@@ -52,6 +52,8 @@ def run(row: Row) -> pb.Run:
         message.duration.CopyFrom(Duration(seconds=seconds, nanos=micros * 1000))
     if row.regeneration_of is not None:
         message.regeneration_of = RunName(row.project, row.regeneration_of).name
+    if row.profiled:
+        _add_orchestration(message, row)
     if row.media_types != "[]":
         message.media_types.extend(orjson.loads(row.media_types))
     if row.models != "{}":
@@ -59,6 +61,21 @@ def run(row: Row) -> pb.Run:
     if row.flags != "[]":
         message.flags.extend(orjson.loads(row.flags))
     return message
+
+
+def _add_orchestration(message: pb.Run, row: Row) -> None:
+    message.qa_status = row.qa_status
+    if row.rounds is not None:
+        message.rounds = row.rounds
+    if row.mode or row.strategy or row.max_rounds is not None or row.max_cost_usd is not None:
+        message.settings.CopyFrom(
+            pb.RunSettings(
+                mode=row.mode,
+                strategy=row.strategy,
+                max_rounds=row.max_rounds,
+                max_cost_usd=row.max_cost_usd,
+            )
+        )
 
 
 def fitting(messages: Iterable[pb.Run], size_bytes: int) -> list[pb.Run]:

@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import orjson
 
 from nightshift_experience.aggregation.chains import chain_key
 from nightshift_experience.aggregation.contributions import Facts
-from nightshift_experience.runs import DIGEST_BYTES, PRIVACY_WITHHELD, Outcome, RunRecord, run_id_ms
+from nightshift_experience.profiles.counting import measure
+from nightshift_experience.runs import (
+    DIGEST_BYTES,
+    PRIVACY_WITHHELD,
+    Orchestration,
+    Outcome,
+    RunRecord,
+    run_id_ms,
+)
 from nightshift_experience.sources.devserver.configs import interception_config
 from nightshift_experience.sources.devserver.devices import ProductionRule, session_key
 
@@ -40,14 +49,27 @@ class MergedRun:
     session_key: str
 
 
+# Left out where untold: a run told again has the digest that it had before the field existed.
+_UNTOLD = b',"orchestration":null}'
+
+
 def encode(record: RunRecord) -> bytes:
     """JSON of a record."""
-    return orjson.dumps(record)
+    payload = orjson.dumps(record)
+    return payload.removesuffix(_UNTOLD) + b"}" if payload.endswith(_UNTOLD) else payload
 
 
 def decode(payload: bytes) -> RunRecord:
     """The record that `encode` wrote."""
-    return RunRecord(**orjson.loads(payload))
+    return record_of(orjson.loads(payload))
+
+
+def record_of(fields: dict[str, Any]) -> RunRecord:
+    """The record with these fields, as JSON has them."""
+    told = fields.get("orchestration")
+    if told is not None:
+        fields = {**fields, "orchestration": Orchestration(**told)}
+    return RunRecord(**fields)
 
 
 def content_digest(payload: bytes) -> bytes:
@@ -89,6 +111,7 @@ def merge(records: Sequence[StoredRecord]) -> RunRecord:
         if not merged.media_types:
             merged.media_types = other.media_types
         merged.models = {**other.models, **merged.models}
+        merged.orchestration = _both(merged.orchestration, other.orchestration)
     flags = {flag for stored in ordered for flag in stored.record.flags}
     if any(is_withheld_by_export(stored.record) for stored in ordered):
         return withhold_texts(replace(merged, flags=sorted(flags)))
@@ -97,6 +120,17 @@ def merge(records: Sequence[StoredRecord]) -> RunRecord:
         flags.discard(PRIVACY_WITHHELD)
     merged.flags = sorted(flags)
     return merged
+
+
+def _both(first: Orchestration | None, other: Orchestration | None) -> Orchestration | None:
+    """What either tells; the first where both do."""
+    if first is None or other is None:
+        return first or other
+    told = {field.name: getattr(first, field.name) for field in fields(first)}
+    return Orchestration(
+        **{name: getattr(other, name) if value in ("", None) else value for name, value in told.items()}
+        | {"qa_status": first.qa_status or other.qa_status}
+    )
 
 
 def derive(record: RunRecord, rule: ProductionRule, known_outputs: Collection[str]) -> MergedRun:
@@ -112,10 +146,11 @@ def derive(record: RunRecord, rule: ProductionRule, known_outputs: Collection[st
     has_chain = (
         record.outcome == Outcome.SUCCEEDED and record.prompt_digest and record.seed is not None and key
     )
+    production = rule.is_production(key)
     facts = Facts(
         record.run_id,
         ms if ms is not None else record.start_us // 1000,
-        rule.is_production(key),
+        production,
         False,  # favorite
         int(record.outcome),
         record.language,
@@ -124,5 +159,12 @@ def derive(record: RunRecord, rule: ProductionRule, known_outputs: Collection[st
         record.seed,
         chain_key(key, record.prompt_digest, config, record.output_config) if has_chain else None,
         None,  # regeneration_of
+        measure(
+            record.orchestration,
+            record.cost_usd,
+            record.duration_us,
+            record.models,
+            is_user=production or not key,
+        ),
     )
     return MergedRun(record, facts, key)

@@ -17,6 +17,7 @@ from nightshift_experience.aggregation.contributions import (
     add_contribution,
     add_contributions,
 )
+from nightshift_experience.profiles.counting import MEASURE_COLUMNS, UNMEASURED, stored_measures
 from nightshift_experience.runs import RunRecord
 from nightshift_experience.sources.devserver.devices import ProductionRule
 from nightshift_experience.store import tables
@@ -51,6 +52,7 @@ _FACTS = (
     "seed",
     "chain_key",
     "regeneration_of",
+    *MEASURE_COLUMNS,
 )
 _MEMBER = ("run_id", "chain_key", "order_ms", "seed", "production", "interception_config", "regeneration_of")
 
@@ -267,10 +269,21 @@ def load_facts(connection: sa.Connection, project: str, run_ids: Sequence[str]) 
 
 def facts_of(row: Sequence[Any]) -> Facts:
     """Facts out of a row with the columns `_FACTS`."""
-    run_id, order_ms, production, favorite, outcome, language, config, output, seed, key, of = row
+    run_id, order_ms, production, favorite, outcome, language, config, output, seed, key, of = row[:11]
     chain = bytes(key) if key is not None else None
     return Facts(
-        run_id, order_ms, bool(production), bool(favorite), outcome, language, config, output, seed, chain, of
+        run_id,
+        order_ms,
+        bool(production),
+        bool(favorite),
+        outcome,
+        language,
+        config,
+        output,
+        seed,
+        chain,
+        of,
+        stored_measures(*row[11:]),
     )
 
 
@@ -393,6 +406,7 @@ def _store_marks(connection: sa.Connection, project: str, changed: Sequence[tupl
 
 def _row(project: str, item: MergedRun, seq: int, create_us: int) -> tuple[Any, ...]:
     record, facts = item.record, item.facts
+    measures = facts.measures or UNMEASURED
     return (
         project,
         record.run_id,
@@ -425,6 +439,13 @@ def _row(project: str, item: MergedRun, seq: int, create_us: int) -> tuple[Any, 
         record.revision,
         record.source_path,
         create_us,
+        measures.mode,
+        measures.strategy,
+        measures.max_rounds,
+        record.orchestration.max_cost_usd if record.orchestration is not None else None,
+        measures.rounds,
+        measures.qa_status,
+        measures.state,
     )
 
 

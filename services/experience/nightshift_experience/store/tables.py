@@ -19,6 +19,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    text,
 )
 
 from nightshift_kit.storage import kit_tables
@@ -78,6 +79,15 @@ runs = Table(
     Column("revision", Text, nullable=False),
     Column("source_path", Text, nullable=False),
     Column("create_us", BigInteger, nullable=False),
+    # How a platform that works in rounds made it; mode in lower case. "", 0 and NULL: not told.
+    Column("mode", Text, nullable=False, server_default=""),
+    Column("strategy", Text, nullable=False, server_default=""),
+    Column("max_rounds", BigInteger),
+    Column("max_cost_usd", Double),
+    Column("rounds", BigInteger),
+    Column("qa_status", SmallInteger, nullable=False, server_default="0"),
+    # Whether the profile counts it, or why not: `profiles.counting.MeasureState`.
+    Column("profiled", SmallInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("project", "run_id"),
 )
 Index("runs_by_start", runs.c.project, runs.c.start_us, runs.c.run_id)
@@ -89,6 +99,17 @@ Index(
     sqlite_where=runs.c.chain_key.is_not(None),
     postgresql_where=runs.c.chain_key.is_not(None),
 )
+# Texts, so that both backends take the very same words in a query for proof that the index fits.
+COUNTED = "profiled = 1"
+COSTED = "profiled = 1 AND cost_usd > 0"
+LEFT_OUT = "profiled > 1"
+for _name, _columns, _where in (
+    ("runs_by_mode_cost", (runs.c.mode, runs.c.cost_usd), COSTED),
+    ("runs_by_strategy_cost", (runs.c.strategy, runs.c.cost_usd), COSTED),
+    ("runs_counted", (runs.c.start_us, runs.c.run_id), COUNTED),
+    ("runs_left_out", (runs.c.profiled, runs.c.run_id), LEFT_OUT),
+):
+    Index(_name, runs.c.project, *_columns, sqlite_where=text(_where), postgresql_where=text(_where))
 
 run_records = Table(
     "run_records",
@@ -110,7 +131,8 @@ counters = Table(
     "counters",
     metadata,
     Column("project", Text, nullable=False),
-    # "project", "config", "config_output", "config_language", "output", "language".
+    # "project", "config", "config_output", "config_language", "output", "language", and those of profiles
+    # (`profiles.counting`).
     Column("scope", Text, nullable=False),
     Column("key", Text, nullable=False),
     # A metric ("total", "production", …), or the counted value in config_output and config_language.
