@@ -79,6 +79,9 @@ def decode_token(
         fits = type(element) is kind or (kind is float and type(element) is int)
         if not fits or (type(element) is int and not -_INT64 <= element < _INT64):
             raise refused
+        # No row has such a key, and no database takes it.
+        if isinstance(element, str) and ("\0" in element or not _encodable(element)):
+            raise refused
     return tuple(
         float(element) if kind is float else element for element, kind in zip(position, kinds, strict=True)
     )
@@ -99,6 +102,15 @@ def page_size(requested: int, default: int = 50, maximum: int = 1000, *, field: 
     if requested < 0:
         raise PageSizeInvalid.at(field, "must be 0 (the default) or more")
     return min(requested or default, maximum)
+
+
+def _encodable(text: str) -> bool:
+    """Whether text is valid Unicode: JSON can spell half of a pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _tag(body: bytes, digest: str) -> bytes:

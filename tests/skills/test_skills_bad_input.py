@@ -204,6 +204,20 @@ REFUSED: list[tuple[str, Any, grpc.StatusCode, str, str]] = [
     ),
     (
         "ReportActivity",
+        pb.ReportActivityRequest(count=2**63 - 1),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "FIELD_INVALID",
+        "admin",
+    ),
+    (
+        "EngageLock",
+        pb.EngageLockRequest(comment="nul\0"),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "FIELD_INVALID",
+        "admin",
+    ),
+    (
+        "ReportActivity",
         pb.ReportActivityRequest(run_id="x" * 300),
         grpc.StatusCode.INVALID_ARGUMENT,
         "FIELD_INVALID",

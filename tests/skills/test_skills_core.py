@@ -365,6 +365,17 @@ class TestActivity:
         assert started == ["run0", "run1", "run2"]
         assert relay.settled
 
+    async def test_counts_beyond_all_reason_end_nothing(self) -> None:
+        listener = Listener()
+        relay = ActivityRelay(listener, lambda: None)  # type: ignore[arg-type]
+        for _ in range(4):
+            relay.note("request", AT, 2**62, "")
+        task = asyncio.create_task(relay.run())
+        await asyncio.sleep(0.2)
+        assert not task.done()
+        task.cancel()
+        assert [request.count for request in listener.heard] == [10**9]
+
     async def test_what_was_not_heard_is_said_again(self) -> None:
         listener = Listener()
         listener.refuse = 1

@@ -20,6 +20,8 @@ MAX_REMEMBERED_FINISHES = 1_000
 # A back-off is minutes; one that reaches further than a day is a broken clock, not a wish.
 MAX_BACKOFF = timedelta(days=1)
 MAX_RUN_ID_LENGTH = 256
+# Nobody counts further within the second that a report stands for; sums of it fit any column.
+MAX_COUNT = 1_000_000_000
 
 _KIND = re.compile(r"[a-z_]{1,32}")
 
@@ -41,14 +43,15 @@ class ActivityReport:
         """Checks the fields.
 
         Raises:
-            ActivityInvalid: for a kind that is not a short word, a count below 1, a run id too long or with
-            control
-                characters.
+            ActivityInvalid: for a kind that is not a short word, a count below 1 or beyond MAX_COUNT, a
+                run id too long or with control characters.
         """
         if not _KIND.fullmatch(self.kind):
             raise ActivityInvalid.of("kind", "expected a word of at most 32 characters [a-z_]")
         if self.count < 1:
             raise ActivityInvalid.of("count", "must not be negative")
+        if self.count > MAX_COUNT:
+            raise ActivityInvalid.of("count", f"at most {MAX_COUNT}")
         if len(self.run_id) > MAX_RUN_ID_LENGTH or not self.run_id.isprintable():
             raise ActivityInvalid.of("run_id", f"at most {MAX_RUN_ID_LENGTH} printable characters")
 

@@ -29,6 +29,8 @@ _INTERVAL_S = 1.0
 # Distinct words that are told apart; further ones are passed on as "other".
 _KINDS = 32
 _PAIRED_WAITING = 10_000
+# Reports that one may stand for. The monitor takes no more, and sums beyond say nothing.
+MOST_REPORTS = 1_000_000_000
 
 
 @dataclass(slots=True)
@@ -116,9 +118,9 @@ class ActivityRelay:
                 key = kind if kind in self._heaps or len(self._heaps) < _KINDS else "other"
                 heap = self._heaps.get(key)
                 if heap is None:
-                    self._heaps[key] = _Heap(count, time)
+                    self._heaps[key] = _Heap(min(count, MOST_REPORTS), time)
                 else:
-                    heap.count += count
+                    heap.count = min(heap.count + count, MOST_REPORTS)
                     heap.time = time
             woken, self._woken = self._woken, True
         if not woken and self._loop is not None:
@@ -194,7 +196,7 @@ class ActivityRelay:
     def _put_back(self, kind: str, heap: _Heap) -> None:
         with self._lock:
             newer = self._heaps.setdefault(kind, _Heap(0, heap.time))
-            newer.count += heap.count
+            newer.count = min(newer.count + heap.count, MOST_REPORTS)
             newer.time = max(newer.time, heap.time)
 
     async def _done(self, reports: Sequence[GenerationReport]) -> None:

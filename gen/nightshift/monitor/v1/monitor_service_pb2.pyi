@@ -34,7 +34,7 @@ class RecordActivityRequest(_message.Message):
     kind: _builtins.str
     """What happened. Format: "request", "generation_started", "generation_finished" or another short word."""
     count: _builtins.int
-    """Reports that this one stands for."""
+    """Reports that this one stands for, at most 1,000,000,000; 0 means 1."""
     run_id: _builtins.str
     """Run that the activity belongs to; pairs generation_started with generation_finished."""
     @_builtins.property
@@ -104,7 +104,7 @@ class WatchStatusRequest(_message.Message):
 
     AFTER_SEQ_FIELD_NUMBER: _builtins.int
     after_seq: _builtins.int
-    """Send only changes after this sequence number; 0 sends the state first."""
+    """Send only changes after this sequence number, which is not negative; 0 sends the state first."""
     def __init__(
         self,
         *,
@@ -376,7 +376,7 @@ class WatchGpusRequest(_message.Message):
 
     AFTER_SEQ_FIELD_NUMBER: _builtins.int
     after_seq: _builtins.int
-    """Send only changes after this sequence number; 0 sends the state first."""
+    """Send only changes after this sequence number, which is not negative; 0 sends the state first."""
     def __init__(
         self,
         *,

@@ -59,7 +59,7 @@ class ReportActivityRequest(_message.Message):
     kind: _builtins.str
     """What happened: "request", "generation_started", "generation_finished", or another word of at most 32 of [a-z_]."""
     count: _builtins.int
-    """Reports that the client put together into this one; 0 means 1."""
+    """Reports that the client put together into this one, at most 1,000,000,000; 0 means 1."""
     run_id: _builtins.str
     """Run that a generation belongs to; "" otherwise."""
     @_builtins.property

@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from nightshift.monitor.v1 import monitor_service_pb2 as messages
 from nightshift.monitor.v1 import monitor_service_pb2_grpc as services
 from nightshift.monitor.v1 import resources_pb2 as resources
-from nightshift_kit.errors import EnumRequired
+from nightshift_kit.errors import EnumRequired, FieldInvalid
 from nightshift_kit.pages import decode_token, encode_token, page_size, query_digest
 from nightshift_kit.rpc.context import current_call
 from nightshift_monitor.activity import ActivityReport
@@ -51,7 +51,7 @@ class MonitorServicer(services.MonitorServiceServicer):
         self, request: messages.WatchStatusRequest, context: Any
     ) -> AsyncIterator[messages.WatchStatusResponse]:
         """The state first, then each change."""
-        async for posted in self._monitor.watch(request.after_seq):
+        async for posted in self._monitor.watch(_after_seq(request.after_seq)):
             yield render.watched(posted)
 
     async def ListProbes(
@@ -101,7 +101,7 @@ class MonitorServicer(services.MonitorServiceServicer):
         self, request: messages.WatchGpusRequest, context: Any
     ) -> AsyncIterator[messages.WatchGpusResponse]:
         """The GPUs first, then each change."""
-        async for posted in self._monitor.watch_gpus(request.after_seq):
+        async for posted in self._monitor.watch_gpus(_after_seq(request.after_seq)):
             yield render.watched_gpus(posted)
 
     async def GetIdleness(self, request: messages.GetIdlenessRequest, context: Any) -> resources.Idleness:
@@ -169,6 +169,13 @@ class MonitorServicer(services.MonitorServiceServicer):
         return render.incident(
             await self._monitor.incidents.resolve(name, actor=actor, comment=request.comment)
         )
+
+
+def _after_seq(number: int) -> int:
+    """A position of a stream. Raises FieldInvalid for a negative one."""
+    if number < 0:
+        raise FieldInvalid.at("after_seq", "must not be negative")
+    return number
 
 
 def _states(numbers: Collection[int]) -> list[IncidentState]:

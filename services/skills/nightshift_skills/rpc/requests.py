@@ -16,6 +16,7 @@ from nightshift_kit.ids import check_id
 from nightshift_kit.pages import Scalar, decode_token, encode_token, page_size, query_digest
 from nightshift_kit.rpc.errors import NonFinite, RoleInsufficient
 from nightshift_kit.rpc.identity import Identity
+from nightshift_skills.activity import MOST_REPORTS
 from nightshift_skills.approvals import ApprovalState
 
 _KIND = re.compile(r"[a-z_]{1,32}")
@@ -74,8 +75,8 @@ def request_id(value: str) -> str:
 
 def comment(value: str) -> str:
     """A person's words."""
-    if len(value) > _LONGEST_COMMENT:
-        raise FieldInvalid.at("comment", f"at most {_LONGEST_COMMENT} characters")
+    if len(value) > _LONGEST_COMMENT or "\0" in value:
+        raise FieldInvalid.at("comment", f"at most {_LONGEST_COMMENT} characters, none of them NUL")
     return value
 
 
@@ -121,8 +122,8 @@ def activity(report: pb.ReportActivityRequest) -> tuple[str, datetime | None, in
     kind = report.kind or "request"
     if not _KIND.fullmatch(kind):
         raise FieldInvalid.at("kind", "expected at most 32 of [a-z_]")
-    if report.count < 0:
-        raise FieldInvalid.at("count", "must not be negative")
+    if not 0 <= report.count <= MOST_REPORTS:
+        raise FieldInvalid.at("count", f"0 to {MOST_REPORTS}")
     if len(report.run_id) > _LONGEST_RUN_ID or not (report.run_id or "x").isprintable():
         raise FieldInvalid.at("run_id", f"at most {_LONGEST_RUN_ID} printable characters")
     sent: datetime | None = None
