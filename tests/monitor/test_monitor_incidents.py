@@ -247,11 +247,14 @@ def test_names_of_other_shapes_are_refused(name: str) -> None:
 
 
 async def opened(monitor: RunningMonitor) -> resources.Incident:
-    async with asyncio.timeout(10):
-        while not monitor.core.incidents.unresolved:
+    """The open incident, once it is stored: it stands in memory before."""
+    stub = monitor.stub()
+    request = messages.ListIncidentsRequest(states=[resources.INCIDENT_STATE_OPEN])
+    async with asyncio.timeout(20):
+        while not (page := await stub.ListIncidents(request)).incidents:
             await asyncio.sleep(0.02)
-        page = await monitor.stub().ListIncidents(messages.ListIncidentsRequest())
-    return page.incidents[0]
+    incident: resources.Incident = page.incidents[0]
+    return incident
 
 
 async def refused(call: Any) -> tuple[grpc.StatusCode, str]:
