@@ -44,6 +44,7 @@ def table() -> str:
                 kind = policy_pb2.MethodKind.Name(policy.kind).removeprefix("METHOD_KIND_").lower()
                 tier = policy_pb2.Tier.Name(policy.tier).removeprefix("TIER_") if policy.tier else ""
                 skills = ", ".join(f"`{s}`" for s in [policy.skill, *policy.also_skills] if s)
+                skills += ", plug-ins" if policy.plugins else ""
                 rows.append(
                     f"| `{service.full_name}/{method.name}` | {kind} | {', '.join(policy.callers) or 'any'} "
                     f"| {tier} | {'yes' if policy.single_use else ''} | {skills} |"

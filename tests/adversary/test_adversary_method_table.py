@@ -44,7 +44,9 @@ def test_the_page_has_every_method_that_is_served() -> None:
         assert callers == (", ".join(rule.callers) or "any")
         assert tier == (rule.tier.name if rule.tier is not None else "")
         assert single_use == ("yes" if rule.single_use else "")
-        assert {f"skills/{skill.strip('` ')}" for skill in skills.split(",") if skill} == set(rule.skills)
+        named = {skill.strip("` ") for skill in skills.split(",") if skill}
+        assert ("plug-ins" in named) == rule.plugins
+        assert {f"skills/{skill}" for skill in named - {"plug-ins"}} == set(rule.skills)
 
 
 def test_every_refusal_has_a_code_and_a_reason() -> None:

@@ -44,6 +44,7 @@ def register(app: typer.Typer) -> None:
     command(group, "schedule")(schedule)
     command(group, "pause")(pause)
     command(group, "resume")(resume)
+    command(group, "plugins")(list_plugins)
     app.add_typer(group, name="skills")
     preemptions = typer.Typer(help="How fast the plane made room for users.", no_args_is_help=True)
     command(preemptions, "list")(list_preemptions)
@@ -93,6 +94,36 @@ def show_skill(session: Session, skill: SkillArgument) -> None:
     for line in _parameters(answer.parameters_schema):
         session.say(f"  parameter  {line}")
     session.say(f"  digest     {answer.digest}")
+
+
+def list_plugins(session: Session) -> None:
+    """Plug-in skills that are installed, the digest that enables each, and their sandbox."""
+    from nightshift.skills.v1 import resources_pb2 as types
+    from nightshift.skills.v1 import skills_service_pb2 as messages
+
+    answer = session.call("skills", "ListPlugins", messages.ListPluginsRequest())
+    if session.json:
+        session.print_json(answer)
+        return
+    if not answer.plugins:
+        session.say("No plug-in is installed.")
+    for plugin in answer.plugins:
+        state = label(types.PluginState.Name(plugin.state), "PLUGIN_STATE_")
+        session.say(f"{plugin.name} ({plugin.distribution or '-'} {plugin.version}) is {state}")
+        for key, value in (
+            ("says", plugin.description),
+            ("digest", plugin.digest),
+            ("pinned", plugin.pinned_digest if plugin.pinned_digest != plugin.digest else ""),
+            ("why", plugin.detail),
+        ):
+            if value:
+                session.say(f"  {key:<9}{one_line(value, 400)}")
+        for key, methods in (("reads", plugin.reads), ("plans", plugin.methods)):
+            for method in methods:
+                session.say(f"  {key:<9}{method}")
+    for layer in answer.layers:
+        said = "there" if layer.present else f"{'waived' if layer.waived else 'MISSING'}: {layer.detail}"
+        session.say(f"layer {layer.name:<13}{said}")
 
 
 def plan_skill(session: Session, skill: SkillArgument, parameter: ParameterOption = None) -> None:

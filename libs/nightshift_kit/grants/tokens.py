@@ -26,6 +26,8 @@ from nightshift_kit.errors import (
 from nightshift_kit.ids import new_id
 
 METADATA_KEY: Final = "nightshift-grant"
+# Resource names of plug-in skills begin so, and no others: skills names them.
+PLUGIN_PREFIX: Final = "skills/plugin_"
 ISSUER: Final = "spiffe://nightshift.local/service/skills"
 
 _TYPE: Final = "grant+jwt"
@@ -157,7 +159,14 @@ class GrantVerifier:
         self._lock = threading.Lock()
 
     def verify(
-        self, token: str | None, *, method: str, tier: Tier, skills: frozenset[str], thumbprint: str
+        self,
+        token: str | None,
+        *,
+        method: str,
+        tier: Tier,
+        skills: frozenset[str],
+        thumbprint: str,
+        plugins: bool = False,
     ) -> Grant:
         """Checks a token against the method that is called and the certificate that calls.
 
@@ -167,6 +176,7 @@ class GrantVerifier:
             tier: Lowest tier that the method asks for.
             skills: Resource names of the skills that may reach it.
             thumbprint: Of the caller's certificate.
+            plugins: Whether plug-in skills may reach it too.
 
         Raises:
             GrantMissing, GrantInvalid, GrantExpired, GrantScope, GrantSubject, TierInsufficient.
@@ -190,7 +200,7 @@ class GrantVerifier:
             raise GrantScope("The grant does not name this method.", metadata={"method": method})
         if not thumbprint or grant.thumbprint != thumbprint:
             raise GrantSubject("The grant belongs to another certificate.", metadata={"jti": grant.jti})
-        if grant.skill not in skills:
+        if grant.skill not in skills and not (plugins and grant.skill.startswith(PLUGIN_PREFIX)):
             raise GrantSubject(
                 "The grant's skill may not reach this method.", metadata={"skill": grant.skill}
             )

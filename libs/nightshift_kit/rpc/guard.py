@@ -224,6 +224,7 @@ class Guard:
             method=rule.name,
             tier=rule.tier,
             skills=rule.skills,
+            plugins=rule.plugins,
             thumbprint=call.identity.thumbprint,
         )
         passage.skill_run = grant.skill_run

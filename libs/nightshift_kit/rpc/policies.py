@@ -42,6 +42,7 @@ class MethodRule:
         callers: Patterns; empty means anybody known.
         tier: Lowest tier of a grant, for acting methods.
         skills: Resource names of the skills whose grants may name it ("skills/promote_config").
+        plugins: Whether grants of plug-in skills may name it too.
     """
 
     path: str
@@ -55,6 +56,7 @@ class MethodRule:
     tier: Tier | None = None
     skills: frozenset[str] = frozenset()
     single_use: bool = False
+    plugins: bool = False
 
 
 def rules_of(full_name: str) -> dict[str, MethodRule]:
@@ -88,7 +90,7 @@ def _rule(method: MethodDescriptor) -> MethodRule:
         if policy.tier == policy_pb2.TIER_UNSPECIFIED or not policy.skill:
             raise PolicyMissing(f"{name} acts, but its policy lacks the tier or the skill")
         tier = Tier(policy.tier)
-    elif policy.tier or policy.skill or policy.also_skills or policy.single_use:
+    elif policy.tier or policy.skill or policy.also_skills or policy.single_use or policy.plugins:
         raise PolicyMissing(f"{name} has a tier, a skill or single_use, but is no acting method")
     if kind in {Kind.PLATFORM_WRITE, Kind.COMMAND, Kind.CONTROL} and not policy.callers:
         raise PolicyMissing(f"{name} changes something, but does not say who may call it")
@@ -104,4 +106,5 @@ def _rule(method: MethodDescriptor) -> MethodRule:
         tier=tier,
         skills=frozenset(f"skills/{skill}" for skill in (policy.skill, *policy.also_skills) if skill),
         single_use=policy.single_use,
+        plugins=policy.plugins,
     )

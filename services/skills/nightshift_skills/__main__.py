@@ -48,6 +48,7 @@ from nightshift_skills.health import HealthCheck
 from nightshift_skills.lockdown import Lockdown
 from nightshift_skills.pauses import Pauses
 from nightshift_skills.planner import Planner
+from nightshift_skills.plugins.host import plugins_of
 from nightshift_skills.ports import ACTING_SERVICES, AUDITED_SERVICES
 from nightshift_skills.preemption import Preemptor
 from nightshift_skills.preemption_log import PreemptionLog
@@ -88,7 +89,8 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
     """As `wire`; gives the entry by which a guardrail that fell executes an armed rollback."""
     settings = service_settings(SkillsSettings, "skills", wiring.settings)
     # Refused settings (a loosened tier) must keep the service from starting at all.
-    registry = Registry(BUILT_IN, tiers=settings.tiers, cooldowns_s=settings.cooldowns_s)
+    plugins = await asyncio.to_thread(plugins_of, settings, wiring.settings.service_home("skills"))
+    registry = Registry((*BUILT_IN, *plugins.skills), tiers=settings.tiers, cooldowns_s=settings.cooldowns_s)
     zone = ZoneInfo(wiring.settings.time_zone)
     triggers = Triggers.of(
         registry,
@@ -148,6 +150,7 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
     stops = Stops(stop_port, ACTING_SERVICES, wiring.clock)
 
     def began(preemption: plane.Preemption) -> None:
+        plugins.stop_all()
         log.began(preemption)
         if preemption.cause == "user":
             events.publish(USERS_CAME)
@@ -222,7 +225,10 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
     )
     proposals = Proposals(books, approval_rule, lambda skill: registry.get(skill).cooldown_s, budgets)
     meter = GpuMeter(books, budgets)
+    await proposals.forsake({skill.id for skill in registry})
     acting = ActingClient(mains.__getitem__)
+    plugins.attach(books, acting)
+    await plugins.announce()
     granting = Granting(
         GrantMinter(load_private_key(wiring.settings, "grant"), wiring.clock),
         identity_of_certificate(credential.certificate_pem).thumbprint,
@@ -319,6 +325,7 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
 
     async def leave() -> None:
         gate.shut()
+        plugins.stop_all()
         await executor.close()
         await meter.settled()
         await stop_thread.call(preemptor.announce_end())
@@ -327,6 +334,7 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
     wiring.on_stop(leave)
     servicer = SkillsServicer(
         registry=registry,
+        plugins=plugins,
         desk=desk,
         scheduler=scheduler,
         pauses=Pauses(books, scheduler.poke),

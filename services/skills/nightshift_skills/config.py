@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from nightshift_kit.settings import ServiceSettings
 from nightshift_skills.budgets import BudgetSettings
+
+
+class PluginSettings(BaseModel):
+    """[skills.plugins.NAME]: enables one plug-in.
+
+    Attributes:
+        digest: Of its distribution, as `nightshift skills plugins` shows it.
+        reads, methods: Fewer than its manifest asks for; None means all of them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    reads: tuple[str, ...] | None = None
+    methods: tuple[str, ...] | None = None
 
 
 class SkillsSettings(ServiceSettings):
@@ -46,6 +61,11 @@ class SkillsSettings(ServiceSettings):
         checkpoint_copy: A second place for the checkpoints, on another disk or host: a file, or a folder that
             is there; "" for none.
         autonomy_min_runs: Successful runs, each approved by a person, before a skill can be delegated.
+        plugins: Plug-ins that are enabled, by name of their entry point.
+        plugins_without: Layers of the sandbox that may be missing on this machine.
+        plugin_timeout_s: How long a plug-in may plan.
+        plugin_memory_bytes: Address space, and memory of its cgroup.
+        plugin_cgroup: A delegated cgroup v2 folder that hands on memory and pids; "" means the service's own.
         addresses, control_addresses: Service → host:port, where it is not at this host's usual port.
     """
 
@@ -84,6 +104,11 @@ class SkillsSettings(ServiceSettings):
     checkpoint_interval_s: float = Field(default=10.0, ge=0)
     checkpoint_copy: str = ""
     autonomy_min_runs: int = Field(default=10, ge=1)
+    plugins: dict[str, PluginSettings] = Field(default_factory=dict)
+    plugins_without: tuple[Literal["cgroup", "ipc", "landlock", "net", "seccomp"], ...] = ()
+    plugin_timeout_s: float = Field(default=10.0, gt=0, le=120)
+    plugin_memory_bytes: int = Field(default=512 << 20, ge=64 << 20)
+    plugin_cgroup: str = ""
     addresses: dict[str, str] = Field(default_factory=dict)
     control_addresses: dict[str, str] = Field(default_factory=dict)
 

@@ -10,10 +10,14 @@ NightshiftError
 ├── NotReady, PolicyChanged, NotArmed, AutonomyBySkill                   FAILED_PRECONDITION
 ├── StandingApprovalEnded, StandingScopeExceeded                         FAILED_PRECONDITION
 ├── SelfApproval, TierLoosened, AdminRequired, NotDelegable              PERMISSION_DENIED
+├── PluginRefused, PluginFailed                                          FAILED_PRECONDITION
+├── PluginKilled                                                         ABORTED
+├── PluginViolation                                                      PERMISSION_DENIED
 ├── UserActive                                                           UNAVAILABLE
 ├── ApprovalRate                                                         RESOURCE_EXHAUSTED
 ├── SeqGone                                                              OUT_OF_RANGE
 └── Upstream                                                             as the asked service said
+    └── PluginStopped                                                    UNAVAILABLE
 """
 
 from __future__ import annotations
@@ -185,6 +189,34 @@ class TierLoosened(NightshiftError):
     reason = "TIER_LOOSENED"
 
 
+class PluginRefused(NightshiftError):
+    """A plug-in is not run: not enabled, not pinned, no manifest, or this machine lacks a layer."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "PLUGIN_REFUSED"
+
+
+class PluginFailed(NightshiftError):
+    """The plug-in's own code raised."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "PLUGIN_FAILED"
+
+
+class PluginKilled(NightshiftError):
+    """The plug-in died or was killed before it answered."""
+
+    code = Code.ABORTED
+    reason = "PLUGIN_KILLED"
+
+
+class PluginViolation(NightshiftError):
+    """The plug-in tried what it must not."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "PLUGIN_VIOLATION"
+
+
 class UserActive(NightshiftError):
     """A user is here, or the machine is not idle yet."""
 
@@ -213,6 +245,13 @@ class Upstream(NightshiftError):
     def outcome_unknown(self) -> bool:
         """Whether the call may have had its effect unseen, or may succeed when tried again."""
         return self.code in _TRY_AGAIN_CODES or self.reason in _TRY_AGAIN_REASONS
+
+
+class PluginStopped(Upstream):
+    """STOP ended the plug-in; its run goes on after quiet like any other."""
+
+    code = Code.UNAVAILABLE
+    reason = "PREEMPTED"
 
 
 _TRY_AGAIN_CODES = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.UNKNOWN})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
 import sqlalchemy as sa
@@ -14,7 +14,7 @@ from nightshift_skills.budgets import Budgets
 from nightshift_skills.deciding import Deciding
 from nightshift_skills.errors import ApprovalRate, SelfApproval
 from nightshift_skills.plans import Plan
-from nightshift_skills.runs import Run, RunState
+from nightshift_skills.runs import WAITING, Failure, Run, RunState
 from nightshift_skills.store import decisions
 
 __all__ = ["ApprovalRule", "Proposals", "Request", "UseStanding", "Wish"]
@@ -125,6 +125,10 @@ class Proposals:
     async def withdraw(self, run_id: str, actor: str) -> None:
         """Ends the question that a cancelled run waits with; nothing happens where none is open."""
         await self._books.change(self._asking.withdraw, run_id, actor)
+
+    async def forsake(self, known: Collection[str]) -> None:
+        """After a start: ends what waits for a skill that is not there any more (a plug-in taken away)."""
+        await self._books.change(self._forsake, known)
 
     # Within transactions.
 
@@ -255,6 +259,27 @@ class Proposals:
     ) -> Approval:
         approval = decisions.get_approval(connection, approval_id)
         return self._deciding.decided(connection, approval, approve, plan_digest, nonce, decider, comment)
+
+    def _forsake(self, connection: sa.Connection, known: Collection[str]) -> None:
+        why = "Its skill is not installed or not enabled any more."
+        for run in decisions.runs_in(connection, [*WAITING, RunState.AWAITING_APPROVAL]):
+            if run.skill in known:
+                continue
+            if run.state is RunState.AWAITING_APPROVAL:
+                self._asking.void(connection, decisions.get_approval(connection, run.approval), why)
+                continue
+            failure = Failure("SKILL_UNKNOWN", why)
+            now = self._books.clock.now()
+            decisions.save_run(connection, run.moved(RunState.FAILED, now, outcome=why, failure=failure))
+            self._books.event(
+                connection,
+                "run.ended",
+                "service/skills",
+                f"skillRuns/{run.id}",
+                skill=f"skills/{run.skill}",
+                state=RunState.FAILED.value,
+                reason=failure.reason,
+            )
 
     def _note(self, connection: sa.Connection, request: Request, run_id: str) -> None:
         if request.id:

@@ -37,7 +37,7 @@ class Registry:
         """Applies the settings.
 
         Args:
-            skills: The built-in ones.
+            skills: The built-in ones, and the plug-ins'.
             tiers: Skill id → "AUTO", "CONFIRM" or "MANUAL"; may only tighten.
             cooldowns_s: Skill id → rest in seconds.
 
@@ -71,12 +71,16 @@ class Registry:
         return self._entry(name).digest
 
     def check_unmodified(self, name: str) -> None:
-        """Compares the skill's file with what it was at the start.
+        """Compares the skill's code with what it was at the start.
 
         Raises:
             SkillModified: it differs, or cannot be read any more.
+            PluginRefused: it is a plug-in that must not run on this machine.
         """
         entry = self._entry(name)
+        if entry.skill.code is not None:
+            entry.skill.code.check()
+            return
         try:
             now = hashlib.sha256(entry.source.read_bytes()).hexdigest()
         except OSError as error:
@@ -111,7 +115,10 @@ def _tightened(skill: Skill, wanted: str | None) -> Tier:
 
 def _register(skill: Skill) -> Registered:
     source = Path(inspect.getfile(skill.plan))
-    source_digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    if skill.code is None:
+        source_digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    else:
+        source_digest = skill.code.digest
     digest = digest_json(
         {
             "id": skill.id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -71,6 +71,19 @@ class Facts:
     lab: lab_pb.LabState | None = None
 
 
+class Code(Protocol):
+    """Code that is not a file of ours."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, hex, of what is allowed to run."""
+        ...
+
+    def check(self) -> None:
+        """Raises SkillModified or PluginRefused where it must not run now."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Skill:
     """Something that the plane can do.
@@ -99,6 +112,7 @@ class Skill:
             earlier. None takes its plan's duration.
         look_again_s: With "idle": after a look that found nothing to do, idleness calls for it again only
             after so long, or when users were there meanwhile. For looks that ask much of others.
+        code: Where its code is not the file of `plan` (a plug-in's); None for a built-in skill.
     """
 
     id: str
@@ -121,6 +135,7 @@ class Skill:
     events: tuple[str, ...] = ()
     least_useful_s: float | None = None
     look_again_s: float = 0.0
+    code: Code | None = None
 
     @property
     def name(self) -> str:

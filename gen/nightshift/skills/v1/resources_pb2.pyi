@@ -24,6 +24,42 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _PluginState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PluginStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PluginState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PLUGIN_STATE_UNSPECIFIED: _PluginState.ValueType  # 0
+    """Not set."""
+    PLUGIN_STATE_ENABLED: _PluginState.ValueType  # 1
+    """Enabled and pinned; its skill runs."""
+    PLUGIN_STATE_DISABLED: _PluginState.ValueType  # 2
+    """Installed, and not enabled in the settings."""
+    PLUGIN_STATE_MODIFIED: _PluginState.ValueType  # 3
+    """Not the distribution that is pinned."""
+    PLUGIN_STATE_REFUSED: _PluginState.ValueType  # 4
+    """Cannot be run: its manifest, its installation, or this machine."""
+    PLUGIN_STATE_NOT_INSTALLED: _PluginState.ValueType  # 5
+    """Named in the settings, and not installed."""
+
+class PluginState(_PluginState, metaclass=_PluginStateEnumTypeWrapper):
+    """State of an installed plug-in."""
+
+PLUGIN_STATE_UNSPECIFIED: PluginState.ValueType  # 0
+"""Not set."""
+PLUGIN_STATE_ENABLED: PluginState.ValueType  # 1
+"""Enabled and pinned; its skill runs."""
+PLUGIN_STATE_DISABLED: PluginState.ValueType  # 2
+"""Installed, and not enabled in the settings."""
+PLUGIN_STATE_MODIFIED: PluginState.ValueType  # 3
+"""Not the distribution that is pinned."""
+PLUGIN_STATE_REFUSED: PluginState.ValueType  # 4
+"""Cannot be run: its manifest, its installation, or this machine."""
+PLUGIN_STATE_NOT_INSTALLED: PluginState.ValueType  # 5
+"""Named in the settings, and not installed."""
+Global___PluginState: _TypeAlias = PluginState  # noqa: Y015
+
 class _Reversibility:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -195,6 +231,110 @@ class Skill(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Skill: _TypeAlias = Skill  # noqa: Y015
+
+@_typing.final
+class Plugin(_message.Message):
+    """Somebody else's skill, found by its entry point in the group "nightshift.skills"."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SKILL_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    DISTRIBUTION_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    PINNED_DIGEST_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    READS_FIELD_NUMBER: _builtins.int
+    METHODS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the entry point, and of its section in the settings ("skills.plugins.NAME")."""
+    skill: _builtins.str
+    """Its skill, where it is enabled. Format: "skills/plugin_{name}"."""
+    state: Global___PluginState.ValueType
+    """Whether it runs."""
+    detail: _builtins.str
+    """Why not, or what was seen of it."""
+    distribution: _builtins.str
+    """Distribution that brings it."""
+    version: _builtins.str
+    """Version of the distribution."""
+    digest: _builtins.str
+    """SHA-256 over the distribution's files as installed now; "" where they cannot be read. Format: hex."""
+    pinned_digest: _builtins.str
+    """Digest in the settings; "" where it is not enabled. Format: hex."""
+    tier: _policy_pb2.Tier.ValueType
+    """Tier that it declares; never AUTO."""
+    description: _builtins.str
+    """What it says of itself. Untrusted."""
+    @_builtins.property
+    def reads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Methods that it wants skills to read for it. Format: "/package.Service/Method"."""
+
+    @_builtins.property
+    def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Acting methods that its plans may name. Format: "/package.Service/Method"."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        skill: _builtins.str = ...,
+        state: Global___PluginState.ValueType = ...,
+        detail: _builtins.str = ...,
+        distribution: _builtins.str = ...,
+        version: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        pinned_digest: _builtins.str = ...,
+        tier: _policy_pb2.Tier.ValueType = ...,
+        description: _builtins.str = ...,
+        reads: _abc.Iterable[_builtins.str] | None = ...,
+        methods: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "detail", b"detail", "digest", b"digest", "distribution", b"distribution", "methods", b"methods", "name", b"name", "pinned_digest", b"pinned_digest", "reads", b"reads", "skill", b"skill", "state", b"state", "tier", b"tier", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Plugin: _TypeAlias = Plugin  # noqa: Y015
+
+@_typing.final
+class SandboxLayer(_message.Message):
+    """One layer of the sandbox in which plug-ins are planned, as tried on this machine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PRESENT_FIELD_NUMBER: _builtins.int
+    WAIVED_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"user", "mount", "pid", "net", "ipc", "no_new_privs", "seccomp", "landlock", "cgroup"."""
+    present: _builtins.bool
+    """Whether the machine gives it; then it is always used."""
+    waived: _builtins.bool
+    """Whether the settings accept that it is missing."""
+    detail: _builtins.str
+    """Why it is missing."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        present: _builtins.bool = ...,
+        waived: _builtins.bool = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "name", b"name", "present", b"present", "waived", b"waived"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SandboxLayer: _TypeAlias = SandboxLayer  # noqa: Y015
 
 @_typing.final
 class PlannedCall(_message.Message):

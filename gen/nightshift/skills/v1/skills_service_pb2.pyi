@@ -213,6 +213,53 @@ class GetSkillRequest(_message.Message):
 Global___GetSkillRequest: _TypeAlias = GetSkillRequest  # noqa: Y015
 
 @_typing.final
+class ListPluginsRequest(_message.Message):
+    """Asks for the plug-ins."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPluginsRequest: _TypeAlias = ListPluginsRequest  # noqa: Y015
+
+@_typing.final
+class ListPluginsResponse(_message.Message):
+    """Plug-ins and layers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLUGINS_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def plugins(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Plugin]:
+        """By name."""
+
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.SandboxLayer]:
+        """In the order in which they are put up."""
+
+    def __init__(
+        self,
+        *,
+        plugins: _abc.Iterable[_resources_pb2.Plugin] | None = ...,
+        layers: _abc.Iterable[_resources_pb2.SandboxLayer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layers", b"layers", "plugins", b"plugins"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPluginsResponse: _TypeAlias = ListPluginsResponse  # noqa: Y015
+
+@_typing.final
 class PlanSkillRequest(_message.Message):
     """Asks what a skill would do."""
 

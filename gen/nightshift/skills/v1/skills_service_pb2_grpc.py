@@ -56,6 +56,11 @@ class SkillsServiceStub:
                 request_serializer=nightshift_dot_skills_dot_v1_dot_skills__service__pb2.GetSkillRequest.SerializeToString,
                 response_deserializer=nightshift_dot_skills_dot_v1_dot_resources__pb2.Skill.FromString,
                 _registered_method=True)
+        self.ListPlugins = channel.unary_unary(
+                '/nightshift.skills.v1.SkillsService/ListPlugins',
+                request_serializer=nightshift_dot_skills_dot_v1_dot_skills__service__pb2.ListPluginsRequest.SerializeToString,
+                response_deserializer=nightshift_dot_skills_dot_v1_dot_skills__service__pb2.ListPluginsResponse.FromString,
+                _registered_method=True)
         self.PlanSkill = channel.unary_unary(
                 '/nightshift.skills.v1.SkillsService/PlanSkill',
                 request_serializer=nightshift_dot_skills_dot_v1_dot_skills__service__pb2.PlanSkillRequest.SerializeToString,
@@ -180,9 +185,18 @@ class SkillsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPlugins(self, request, context):
+        """Plug-in skills that are installed or named in the settings, each with the digest that enables it, and the layers
+        of their sandbox. Reads the distributions anew; the layers are tried once a start.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PlanSkill(self, request, context):
         """Dry run: what would the skill do now? Changes nothing, asks nobody.
-        Errors: NOT_FOUND SKILL_UNKNOWN, INVALID_ARGUMENT PARAMETERS_INVALID.
+        Errors: NOT_FOUND SKILL_UNKNOWN, INVALID_ARGUMENT PARAMETERS_INVALID; of plug-ins FAILED_PRECONDITION
+        PLUGIN_REFUSED, PLUGIN_FAILED, PERMISSION_DENIED PLUGIN_VIOLATION, ABORTED PLUGIN_KILLED, UNAVAILABLE PREEMPTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -339,6 +353,11 @@ def add_SkillsServiceServicer_to_server(servicer, server):
                     servicer.GetSkill,
                     request_deserializer=nightshift_dot_skills_dot_v1_dot_skills__service__pb2.GetSkillRequest.FromString,
                     response_serializer=nightshift_dot_skills_dot_v1_dot_resources__pb2.Skill.SerializeToString,
+            ),
+            'ListPlugins': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPlugins,
+                    request_deserializer=nightshift_dot_skills_dot_v1_dot_skills__service__pb2.ListPluginsRequest.FromString,
+                    response_serializer=nightshift_dot_skills_dot_v1_dot_skills__service__pb2.ListPluginsResponse.SerializeToString,
             ),
             'PlanSkill': grpc.unary_unary_rpc_method_handler(
                     servicer.PlanSkill,
@@ -540,6 +559,33 @@ class SkillsService:
             '/nightshift.skills.v1.SkillsService/GetSkill',
             nightshift_dot_skills_dot_v1_dot_skills__service__pb2.GetSkillRequest.SerializeToString,
             nightshift_dot_skills_dot_v1_dot_resources__pb2.Skill.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPlugins(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.skills.v1.SkillsService/ListPlugins',
+            nightshift_dot_skills_dot_v1_dot_skills__service__pb2.ListPluginsRequest.SerializeToString,
+            nightshift_dot_skills_dot_v1_dot_skills__service__pb2.ListPluginsResponse.FromString,
             options,
             channel_credentials,
             insecure,

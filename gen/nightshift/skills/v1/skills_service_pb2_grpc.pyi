@@ -42,9 +42,14 @@ class SkillsServiceStub:
     """What the plane can do."""
     GetSkill: _grpc.UnaryUnaryMultiCallable[_skills_service_pb2.GetSkillRequest, _resources_pb2.Skill]
     """One skill. Errors: NOT_FOUND SKILL_UNKNOWN."""
+    ListPlugins: _grpc.UnaryUnaryMultiCallable[_skills_service_pb2.ListPluginsRequest, _skills_service_pb2.ListPluginsResponse]
+    """Plug-in skills that are installed or named in the settings, each with the digest that enables it, and the layers
+    of their sandbox. Reads the distributions anew; the layers are tried once a start.
+    """
     PlanSkill: _grpc.UnaryUnaryMultiCallable[_skills_service_pb2.PlanSkillRequest, _skills_service_pb2.PlanSkillResponse]
     """Dry run: what would the skill do now? Changes nothing, asks nobody.
-    Errors: NOT_FOUND SKILL_UNKNOWN, INVALID_ARGUMENT PARAMETERS_INVALID.
+    Errors: NOT_FOUND SKILL_UNKNOWN, INVALID_ARGUMENT PARAMETERS_INVALID; of plug-ins FAILED_PRECONDITION
+    PLUGIN_REFUSED, PLUGIN_FAILED, PERMISSION_DENIED PLUGIN_VIOLATION, ABORTED PLUGIN_KILLED, UNAVAILABLE PREEMPTED.
     """
     RunSkill: _grpc.UnaryUnaryMultiCallable[_skills_service_pb2.RunSkillRequest, _resources_pb2.SkillRun]
     """Plans the skill and runs it: AUTO at once; CONFIRM waits for an approval (given with plan_digest set to the
@@ -108,9 +113,14 @@ class SkillsServiceAsyncStub(SkillsServiceStub):
     """What the plane can do."""
     GetSkill: _aio.UnaryUnaryMultiCallable[_skills_service_pb2.GetSkillRequest, _resources_pb2.Skill]  # type: ignore[assignment]
     """One skill. Errors: NOT_FOUND SKILL_UNKNOWN."""
+    ListPlugins: _aio.UnaryUnaryMultiCallable[_skills_service_pb2.ListPluginsRequest, _skills_service_pb2.ListPluginsResponse]  # type: ignore[assignment]
+    """Plug-in skills that are installed or named in the settings, each with the digest that enables it, and the layers
+    of their sandbox. Reads the distributions anew; the layers are tried once a start.
+    """
     PlanSkill: _aio.UnaryUnaryMultiCallable[_skills_service_pb2.PlanSkillRequest, _skills_service_pb2.PlanSkillResponse]  # type: ignore[assignment]
     """Dry run: what would the skill do now? Changes nothing, asks nobody.
-    Errors: NOT_FOUND SKILL_UNKNOWN, INVALID_ARGUMENT PARAMETERS_INVALID.
+    Errors: NOT_FOUND SKILL_UNKNOWN, INVALID_ARGUMENT PARAMETERS_INVALID; of plug-ins FAILED_PRECONDITION
+    PLUGIN_REFUSED, PLUGIN_FAILED, PERMISSION_DENIED PLUGIN_VIOLATION, ABORTED PLUGIN_KILLED, UNAVAILABLE PREEMPTED.
     """
     RunSkill: _aio.UnaryUnaryMultiCallable[_skills_service_pb2.RunSkillRequest, _resources_pb2.SkillRun]  # type: ignore[assignment]
     """Plans the skill and runs it: AUTO at once; CONFIRM waits for an approval (given with plan_digest set to the
@@ -197,13 +207,24 @@ class SkillsServiceServicer(metaclass=_abc_1.ABCMeta):
         """One skill. Errors: NOT_FOUND SKILL_UNKNOWN."""
 
     @_abc_1.abstractmethod
+    def ListPlugins(
+        self,
+        request: _skills_service_pb2.ListPluginsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_skills_service_pb2.ListPluginsResponse, _abc.Awaitable[_skills_service_pb2.ListPluginsResponse]]:
+        """Plug-in skills that are installed or named in the settings, each with the digest that enables it, and the layers
+        of their sandbox. Reads the distributions anew; the layers are tried once a start.
+        """
+
+    @_abc_1.abstractmethod
     def PlanSkill(
         self,
         request: _skills_service_pb2.PlanSkillRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_skills_service_pb2.PlanSkillResponse, _abc.Awaitable[_skills_service_pb2.PlanSkillResponse]]:
         """Dry run: what would the skill do now? Changes nothing, asks nobody.
-        Errors: NOT_FOUND SKILL_UNKNOWN, INVALID_ARGUMENT PARAMETERS_INVALID.
+        Errors: NOT_FOUND SKILL_UNKNOWN, INVALID_ARGUMENT PARAMETERS_INVALID; of plug-ins FAILED_PRECONDITION
+        PLUGIN_REFUSED, PLUGIN_FAILED, PERMISSION_DENIED PLUGIN_VIOLATION, ABORTED PLUGIN_KILLED, UNAVAILABLE PREEMPTED.
         """
 
     @_abc_1.abstractmethod

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fnightshift/type/v1/policy.proto\x12\x12nightshift.type.v1\x1a google/protobuf/descriptor.proto\"\xad\x01\n\x0cMethodPolicy\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.nightshift.type.v1.MethodKind\x12&\n\x04tier\x18\x02 \x01(\x0e\x32\x18.nightshift.type.v1.Tier\x12\x0f\n\x07\x63\x61llers\x18\x03 \x03(\t\x12\x12\n\nsingle_use\x18\x04 \x01(\x08\x12\r\n\x05skill\x18\x05 \x01(\t\x12\x13\n\x0b\x61lso_skills\x18\x06 \x03(\t*N\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\r\n\tTIER_AUTO\x10\x01\x12\x10\n\x0cTIER_CONFIRM\x10\x02\x12\x0f\n\x0bTIER_MANUAL\x10\x03*\xa9\x01\n\nMethodKind\x12\x1b\n\x17METHOD_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10METHOD_KIND_READ\x10\x01\x12\x1e\n\x1aMETHOD_KIND_PLATFORM_WRITE\x10\x02\x12\x16\n\x12METHOD_KIND_ACTING\x10\x03\x12\x17\n\x13METHOD_KIND_COMMAND\x10\x04\x12\x17\n\x13METHOD_KIND_CONTROL\x10\x05:R\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\x91\x89\x03 \x01(\x0b\x32 .nightshift.type.v1.MethodPolicyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fnightshift/type/v1/policy.proto\x12\x12nightshift.type.v1\x1a google/protobuf/descriptor.proto\"\xbe\x01\n\x0cMethodPolicy\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.nightshift.type.v1.MethodKind\x12&\n\x04tier\x18\x02 \x01(\x0e\x32\x18.nightshift.type.v1.Tier\x12\x0f\n\x07\x63\x61llers\x18\x03 \x03(\t\x12\x12\n\nsingle_use\x18\x04 \x01(\x08\x12\r\n\x05skill\x18\x05 \x01(\t\x12\x13\n\x0b\x61lso_skills\x18\x06 \x03(\t\x12\x0f\n\x07plugins\x18\x07 \x01(\x08*N\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\r\n\tTIER_AUTO\x10\x01\x12\x10\n\x0cTIER_CONFIRM\x10\x02\x12\x0f\n\x0bTIER_MANUAL\x10\x03*\xa9\x01\n\nMethodKind\x12\x1b\n\x17METHOD_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10METHOD_KIND_READ\x10\x01\x12\x1e\n\x1aMETHOD_KIND_PLATFORM_WRITE\x10\x02\x12\x16\n\x12METHOD_KIND_ACTING\x10\x03\x12\x17\n\x13METHOD_KIND_COMMAND\x10\x04\x12\x17\n\x13METHOD_KIND_CONTROL\x10\x05:R\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\x91\x89\x03 \x01(\x0b\x32 .nightshift.type.v1.MethodPolicyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'nightshift.type.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TIER']._serialized_start=265
-  _globals['_TIER']._serialized_end=343
-  _globals['_METHODKIND']._serialized_start=346
-  _globals['_METHODKIND']._serialized_end=515
+  _globals['_TIER']._serialized_start=282
+  _globals['_TIER']._serialized_end=360
+  _globals['_METHODKIND']._serialized_start=363
+  _globals['_METHODKIND']._serialized_end=532
   _globals['_METHODPOLICY']._serialized_start=90
-  _globals['_METHODPOLICY']._serialized_end=263
+  _globals['_METHODPOLICY']._serialized_end=280
 # @@protoc_insertion_point(module_scope)

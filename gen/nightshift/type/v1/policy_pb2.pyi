@@ -99,6 +99,7 @@ class MethodPolicy(_message.Message):
     SINGLE_USE_FIELD_NUMBER: _builtins.int
     SKILL_FIELD_NUMBER: _builtins.int
     ALSO_SKILLS_FIELD_NUMBER: _builtins.int
+    PLUGINS_FIELD_NUMBER: _builtins.int
     kind: Global___MethodKind.ValueType
     """What calling it amounts to."""
     tier: Global___Tier.ValueType
@@ -107,6 +108,8 @@ class MethodPolicy(_message.Message):
     """Whether one grant allows one call only; its answer is stored and returned to an identical retry."""
     skill: _builtins.str
     """Skill through which the method is reached; required for METHOD_KIND_ACTING."""
+    plugins: _builtins.bool
+    """Whether plug-in skills ("plugin_…") may plan it. Only where the effect is derived data, or waits for a person."""
     @_builtins.property
     def callers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Who may call: "any", "platform", "service", "service:NAME", "person:viewer", "person:approver",
@@ -126,10 +129,11 @@ class MethodPolicy(_message.Message):
         single_use: _builtins.bool = ...,
         skill: _builtins.str = ...,
         also_skills: _abc.Iterable[_builtins.str] | None = ...,
+        plugins: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["also_skills", b"also_skills", "callers", b"callers", "kind", b"kind", "single_use", b"single_use", "skill", b"skill", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["also_skills", b"also_skills", "callers", b"callers", "kind", b"kind", "plugins", b"plugins", "single_use", b"single_use", "skill", b"skill", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

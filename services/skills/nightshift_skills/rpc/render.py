@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +20,8 @@ from nightshift_kit.audit.export import export_line
 from nightshift_skills.approvals import Approval
 from nightshift_skills.budgets import Left
 from nightshift_skills.plans import NothingToDo, Plan
+from nightshift_skills.plugins.host import Listed
+from nightshift_skills.plugins.layers import Layers
 from nightshift_skills.registry import Registry
 from nightshift_skills.runs import Run
 from nightshift_skills.schedule import Entry, Situation
@@ -65,6 +67,37 @@ def skill(skill: Skill, registry: Registry) -> types.Skill:
         digest=registry.digest(skill.id),
         methods=skill.methods,
         parameters_schema=json.dumps(skill.parameters.model_json_schema(), sort_keys=True),
+    )
+
+
+def plugins(listed: Iterable[Listed], layers: Layers) -> pb.ListPluginsResponse:
+    """Plug-ins and layers."""
+    return pb.ListPluginsResponse(
+        plugins=map(_plugin, listed),
+        layers=[
+            types.SandboxLayer(
+                name=layer.name, present=not layer.problem, waived=layer.waived, detail=layer.problem
+            )
+            for layer in layers.all
+        ],
+    )
+
+
+def _plugin(entry: Listed) -> types.Plugin:
+    declared = entry.manifest
+    return types.Plugin(
+        name=entry.name,
+        skill=entry.skill,
+        state=types.PluginState.Value(f"PLUGIN_STATE_{entry.state}"),
+        detail=entry.detail,
+        distribution=entry.distribution,
+        version=entry.version,
+        digest=entry.digest,
+        pinned_digest=entry.pinned,
+        tier=policy_pb2.Tier.Value(f"TIER_{declared.tier}") if declared else policy_pb2.TIER_UNSPECIFIED,
+        description=declared.description if declared else "",
+        reads=declared.reads if declared else (),
+        methods=declared.methods if declared else (),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from nightshift_skills.fences import Fences
 from nightshift_skills.gate import Gate
 from nightshift_skills.lockdown import Lockdown
 from nightshift_skills.pauses import Pauses
+from nightshift_skills.plugins.host import Plugins
 from nightshift_skills.preemption import Preemptor
 from nightshift_skills.registry import Registry
 from nightshift_skills.resources import ApprovalName, SkillName, SkillRunName
@@ -33,6 +35,7 @@ class SkillsServicer(pb_grpc.SkillsServiceServicer):
         self,
         *,
         registry: Registry,
+        plugins: Plugins,
         desk: Desk,
         scheduler: Scheduler,
         pauses: Pauses,
@@ -44,6 +47,7 @@ class SkillsServicer(pb_grpc.SkillsServiceServicer):
         fences: Fences,
     ) -> None:
         self._registry = registry
+        self._plugins = plugins
         self._desk = desk
         self._scheduler = scheduler
         self._pauses = pauses
@@ -84,6 +88,11 @@ class SkillsServicer(pb_grpc.SkillsServiceServicer):
     async def GetSkill(self, request: pb.GetSkillRequest, context: Any) -> types.Skill:
         """See the proto."""
         return render.skill(self._registry.get(SkillName.parse(request.name).id), self._registry)
+
+    async def ListPlugins(self, request: pb.ListPluginsRequest, context: Any) -> pb.ListPluginsResponse:
+        """See the proto."""
+        listed = await asyncio.to_thread(self._plugins.listed)
+        return render.plugins(listed, await asyncio.to_thread(self._plugins.layers))
 
     async def PlanSkill(self, request: pb.PlanSkillRequest, context: Any) -> pb.PlanSkillResponse:
         """See the proto."""
