@@ -59,6 +59,7 @@ class Skills(skills_service_pb2_grpc.SkillsServiceServicer):
         "PlanSkill",
         "GetSkill",
         "ListSkills",
+        "ListPlugins",
         "RunSkill",
         "GetSkillRun",
         "ListApprovals",
@@ -103,6 +104,24 @@ class Skills(skills_service_pb2_grpc.SkillsServiceServicer):
         return skills_service_pb2.ListSkillsResponse(
             skills=[self.skill(f"skills/{tier}") for tier in ("auto", "confirm")]
         )
+
+    async def ListPlugins(self, request: Any, context: Any) -> Any:
+        answer = skills_service_pb2.ListPluginsResponse()
+        answer.plugins.add(
+            name="tidy",
+            skill="skills/plugin_tidy",
+            state=types.PLUGIN_STATE_DISABLED,
+            detail="To enable it: …",
+            distribution="tidy",
+            version="1.0",
+            digest="d" * 64,
+            description=HOSTILE,
+            methods=["/nightshift.lab.v1.LabService/CreateProposal"],
+        )
+        answer.layers.add(name="seccomp", present=True)
+        answer.layers.add(name="landlock", waived=True, detail="Function not implemented")
+        answer.layers.add(name="cgroup", detail="not delegated to us")
+        return answer
 
     async def RunSkill(self, request: Any, context: Any) -> types.SkillRun:
         self.asked.append(request)

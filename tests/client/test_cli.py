@@ -111,6 +111,7 @@ def test_every_command_has_the_shared_options_and_a_help() -> None:
     wanted = """up|down|status|import|runs list|runs search|runs export|configs performance|
         configs validate|configs reports|configs translate|opportunities|
         skills list|skills plan|skills run|skills runs|skills schedule|skills pause|skills resume|
+        skills plugins|
         approvals list|approvals show|approvals approve|approvals deny|approvals watch|
         lab proposals|lab show|lab diff|lab reject|lab promote|lab rollback|lab promotions|
         train start|train watch|train list|train pause|train resume|train cancel|
@@ -193,6 +194,19 @@ def test_json_is_the_answer_itself(nightshift: Run, plane: CommandPlane) -> None
     assert not hidden(done.stdout)
 
 
+def test_plug_ins_with_what_enables_them_and_what_holds_them(nightshift: Run, plane: CommandPlane) -> None:
+    said = re.sub(r"[ \t]+", " ", nightshift("skills", "plugins").stdout)
+    for line in (
+        "tidy (tidy 1.0) is disabled",
+        f"digest {'d' * 64}",
+        "plans /nightshift.lab.v1.LabService/CreateProposal",
+        "layer seccomp there",
+        "layer landlock waived: Function not implemented",
+        "layer cgroup MISSING: not delegated to us",
+    ):
+        assert line in said.replace("\n", " "), line
+
+
 def test_streams_are_one_json_a_line(nightshift: Run, plane: CommandPlane) -> None:
     done = nightshift("approvals", "watch", "--json")
     lines = [
@@ -224,6 +238,7 @@ def test_export_into_a_file(nightshift: Run, plane: CommandPlane, tmp_path: Path
         ("configs", "reports", "boats"),
         ("approvals", "show", "1"),
         ("skills", "plan", "confirm"),
+        ("skills", "plugins"),
         ("status",),
     ],
 )

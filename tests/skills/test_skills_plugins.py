@@ -7,21 +7,36 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import psutil
 import pytest
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from nightshift.lab.v1 import lab_service_pb2 as lab_pb
 from nightshift.lab.v1 import lab_service_pb2_grpc as lab_grpc
 from nightshift.skills.v1 import resources_pb2 as types
 from nightshift.skills.v1 import skills_service_pb2 as pb
+from nightshift_kit.audit import Outbox
+from nightshift_kit.clock import SystemClock
+from nightshift_kit.errors import GlobalLock
 from nightshift_kit.grants import Tier
+from nightshift_kit.ids import new_id
 from nightshift_kit.rpc.channels import decode_error
-from nightshift_skills.config import SkillsSettings
+from nightshift_kit.storage import Database
+from nightshift_skills.books import Books
+from nightshift_skills.config import PluginSettings, SkillsSettings
+from nightshift_skills.errors import PluginRefused, PluginStopped
+from nightshift_skills.gate import Gate
+from nightshift_skills.plugins.discovery import discover
 from nightshift_skills.plugins.host import plugins_of
+from nightshift_skills.plugins.manifest import READABLE
+from nightshift_skills.plugins.withheld import WITHHELD
+from nightshift_skills.skill import Limits, PlanContext
 from tests.skills import hostile_plugin as hostile
 from tests.skills.plugin_support import digest_of, install
 from tests.skills.skills_support import Plane, eventually, plane_in
@@ -102,7 +117,7 @@ async def test_everything_that_a_hostile_plug_in_tries_fails_and_is_audited(
     site: Path, tmp_path: Path
 ) -> None:
     install_hostile(site)
-    async with plane_with(tmp_path, "hostile") as plane:
+    async with plane_with(tmp_path, "hostile", plugin_timeout_s=60) as plane:
         before = (plane.home / "settings.toml").read_bytes()
         for name, (reason, _, _) in hostile.CAUGHT.items():
             with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -140,7 +155,7 @@ def sandboxed() -> list[psutil.Process]:
 
 async def test_a_user_ends_a_plug_in_that_will_not_go(site: Path, tmp_path: Path) -> None:
     install_hostile(site)
-    async with plane_with(tmp_path, "hostile", plugin_timeout_s=30) as plane:
+    async with plane_with(tmp_path, "hostile", plugin_timeout_s=100) as plane:
         await plane.open()
         staying = asyncio.create_task(attempt(plane, "stay"))
 
@@ -148,12 +163,14 @@ async def test_a_user_ends_a_plug_in_that_will_not_go(site: Path, tmp_path: Path
             return sum(process.num_threads() for process in sandboxed()) >= 5
 
         await eventually(busy, bool)
-        began_s = time.monotonic()
+        # Whatever it computes, everything else of the machine comes first.
+        assert {process.nice() for process in sandboxed()} == {19}
         assert (await plane.report()).preempted
+        began_s = time.monotonic()
         while sandboxed():
+            # Long before its own time is over. How long it takes is measured elsewhere.
+            assert time.monotonic() < began_s + 20
             await asyncio.sleep(0.002)
-        took_s = time.monotonic() - began_s
-        assert took_s < 0.6, took_s
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await staying
         assert decode_error(caught.value).reason == "PREEMPTED"
@@ -200,6 +217,112 @@ async def test_only_the_pinned_distribution_runs(site: Path, tmp_path: Path) -> 
         plane.settings["plugins"] = {}
         await plane.start()
         assert (await plane.get(run.name)).failure.reason == "SKILL_UNKNOWN"
+
+
+async def test_nothing_of_a_plug_in_runs_under_the_lock(site: Path, tmp_path: Path) -> None:
+    install_example(site)
+    async with plane_with(tmp_path, "quiet_theme") as plane:
+        request = pb.PlanSkillRequest(name="skills/plugin_quiet_theme")
+        assert (await plane.call("PlanSkill", request)).HasField("plan")
+        await plane.call("EngageLock", pb.EngageLockRequest())
+        assert (await plane.refused("PlanSkill", request)).reason == "GLOBAL_LOCK"
+
+
+async def test_a_plug_in_that_starts_while_a_user_comes_does_not_go_on(site: Path, tmp_path: Path) -> None:
+    install_example(site)
+    settings = SkillsSettings(
+        plugins={"quiet_theme": PluginSettings(digest=digest_of("quiet_theme"))}, plugins_without=("cgroup",)
+    )
+    database = Database(f"sqlite:///{tmp_path}/skills.db", migrations="nightshift_skills", name="skills")
+    database.migrate()
+    plugins = plugins_of(settings, tmp_path / "skills")
+    books = Books(database, Outbox("skills", SystemClock()), SystemClock(), new_id)
+    gate = Gate(lambda: 1, lambda: 1)
+    plugins.attach(books, Silent(), gate)
+    (skill,) = plugins.skills
+    asked = 0
+
+    def unwanted() -> bool:
+        # The gate shuts between the scheduler's last look at it and the child's first moment.
+        nonlocal asked
+        asked += 1
+        return True
+
+    silent: Any = Silent()
+    context = PlanContext(
+        experience=silent,
+        lab=silent,
+        trainer=silent,
+        limits=Limits(),
+        now=SystemClock().now(),
+        resting=silent.call,
+        unwanted=unwanted,
+    )
+    try:
+        with pytest.raises(PluginStopped):
+            await skill.plan(context, skill.parameters())
+        assert asked == 1
+        gate.restore_lock()
+        with pytest.raises(GlobalLock):
+            await skill.plan(context, skill.parameters())
+        gate.release()
+        plugins.end()
+        with pytest.raises(PluginStopped):
+            await skill.plan(replace(context, unwanted=lambda: False), skill.parameters())
+    finally:
+        database.close()
+    assert not sandboxed()
+
+
+class Silent:
+    """The other services, where nobody is to be asked."""
+
+    async def call(self, *told: Any, **also_told: Any) -> Any:
+        raise AssertionError("asked")
+
+
+@pytest.mark.parametrize("listed", ["{home}/ca/ca.key", "hostile/../../home/ca/ca.key", "hostile/key.py"])
+async def test_a_list_of_files_that_leads_out_is_refused(site: Path, tmp_path: Path, listed: str) -> None:
+    """The list is read by skills, and what it names would lie in the sandbox."""
+    home = tmp_path / "home"
+    install(
+        site,
+        "hostile",
+        hostile.FILES,
+        {"hostile": "hostile:plan"},
+        also_listed=[listed.format(home=home)],
+    )
+    (home / "ca").mkdir(parents=True)
+    (home / "ca" / "ca.key").write_text("secret")
+    (site / "hostile" / "key.py").symlink_to(home / "ca" / "ca.key")
+    (found,) = [found for found in discover() if found.name == "hostile"]
+    for ask in (found.package, found.signature):
+        with pytest.raises(PluginRefused, match="leads out"):
+            ask()
+
+
+def test_no_answer_to_a_plug_in_has_a_place_for_what_people_typed() -> None:
+    """Fields that hold it are withheld wherever they stand in an answer that plug-ins may read."""
+    pool = descriptor_pool.Default()
+    seen: set[str] = set()
+
+    def look(message: Descriptor) -> None:
+        if message.full_name in seen:
+            return
+        seen.add(message.full_name)
+        for field in message.fields:
+            if field.message_type is not None:
+                look(field.message_type)
+            elif field.type == FieldDescriptor.TYPE_STRING and (
+                "prompt" in field.name or "comment" in field.name
+            ):
+                assert field.name in WITHHELD.get(message.full_name, ()), field.full_name
+
+    for method in READABLE:
+        look(pool.FindMethodByName(method.lstrip("/").replace("/", ".")).output_type)
+    for name, fields in WITHHELD.items():
+        assert set(fields) <= set(pool.FindMessageTypeByName(name).fields_by_name)
+        assert name in seen
 
 
 async def test_a_missing_layer_refuses_unless_it_is_waived_by_name(site: Path, tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
     meter = GpuMeter(books, budgets)
     await proposals.forsake({skill.id for skill in registry})
     acting = ActingClient(mains.__getitem__)
-    plugins.attach(books, acting)
+    plugins.attach(books, acting, gate)
     await plugins.announce()
     granting = Granting(
         GrantMinter(load_private_key(wiring.settings, "grant"), wiring.clock),
@@ -325,7 +325,7 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
 
     async def leave() -> None:
         gate.shut()
-        plugins.stop_all()
+        plugins.end()
         await executor.close()
         await meter.settled()
         await stop_thread.call(preemptor.announce_end())

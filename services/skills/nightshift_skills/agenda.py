@@ -264,7 +264,7 @@ class Agenda:
         """Background runs that it started: 0 or 1."""
         skill = entry.skill
         try:
-            plan = await self._planner.plan(skill, {})
+            plan = await self._planner.plan(skill, {}, unwanted=lambda: not self._gate.is_open)
             if isinstance(plan, NothingToDo):
                 self._looked[skill.id] = plan.reason
                 self._empty_ns[skill.id] = self._books.clock.boottime_ns()

@@ -46,7 +46,12 @@ class Planner:
         self._limits = limits
 
     async def plan(
-        self, skill: Skill, parameters: Mapping[str, Any], *, about: str = ""
+        self,
+        skill: Skill,
+        parameters: Mapping[str, Any],
+        *,
+        about: str = "",
+        unwanted: Callable[[], bool] = lambda: False,
     ) -> Plan | NothingToDo:
         """What the skill would do now.
 
@@ -55,6 +60,7 @@ class Planner:
             parameters: Of RunSkill.
             about: Subject of an approved plan that is made again, "" for a new one: what became better
                 meanwhile, and rests that came since, concern new plans only.
+            unwanted: Whether nobody needs the plan any more; from any thread.
 
         Raises:
             ParametersInvalid: they do not fit the schema.
@@ -78,6 +84,7 @@ class Planner:
             now=self._books.clock.now(),
             resting=resting,
             about=about,
+            unwanted=unwanted,
             delegation=self._delegation,
         )
         plan = await skill.plan(context, checked)

@@ -40,6 +40,7 @@ class PlanContext:
     """What `plan` may use: reads, the time, the limits, which subjects rest.
 
     `about` is the subject of an approved plan that is made again; "" for a new plan, which may choose.
+    `unwanted` says whether nobody needs the plan any more; asked from any thread.
     """
 
     experience: ExperiencePort
@@ -49,6 +50,7 @@ class PlanContext:
     now: datetime
     resting: Callable[[str], Awaitable[datetime | None]]
     about: str = ""
+    unwanted: Callable[[], bool] = lambda: False
     # For set_autonomy: digest of the policy, once a skill (its name) is found ready to be delegated.
     delegation: Callable[[str], Awaitable[str]] | None = None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from nightshift_skills.plugins.frames import (
     ReadFrame,
 )
 from nightshift_skills.plugins.sandbox import Bounds, Cell, Sandbox
+from nightshift_skills.plugins.withheld import withhold
 from nightshift_skills.ports import ActingPort
 
 MOST_READS: Final = 64
@@ -132,7 +132,6 @@ class Broker:
         finally:
             if listener is not None:
                 loop.remove_reader(listener)
-                os.close(listener)
 
     async def _listen(self, cell: Cell, errand: Errand) -> PlanFrame | NothingFrame:
         cell.broker.setblocking(False)
@@ -183,6 +182,7 @@ class Broker:
             return _failed(frame, "ARGUMENTS_INVALID", str(error)[:400])
         except NightshiftError as error:
             return _failed(frame, error.reason, error.message)
+        withhold(answer)
         if answer.ByteSize() > MOST_ANSWER_BYTES:
             return _failed(frame, "ANSWER_TOO_LARGE", f"more than {MOST_ANSWER_BYTES} bytes; ask for less")
         return {"type": "answer", "id": frame.id, "value": message_to_dict(answer)}

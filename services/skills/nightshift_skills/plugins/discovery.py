@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from nightshift_kit.canonical import digest_json, sha256_hex
@@ -20,6 +21,10 @@ _MOST_BYTES: Final = 32 << 20
 _MOST_FILES: Final = 2_000
 # Written by whoever installs, so that they differ between machines; none is code.
 _LEFT_OUT = frozenset({"RECORD", "INSTALLER", "REQUESTED", "direct_url.json"})
+
+
+# Path, inode, size, times of change of content and of anything, for each file.
+Signature = tuple[tuple[str, int, int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,24 @@ class Found:
             files,
         )
 
+    def signature(self) -> Signature:
+        """How the files look from outside; it changes with any of them.
+
+        Raises:
+            PluginRefused: one of them is gone, or the list.
+        """
+        seen = []
+        for path in _counting(self.entry):
+            place = Path(str(path.locate()))
+            try:
+                told = place.stat()
+            except OSError as error:
+                raise PluginRefused(
+                    f"{path} of the distribution cannot be read: {error.strerror}."
+                ) from error
+            seen.append((str(place), told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns))
+        return tuple(seen)
+
     def manifest(self, package: Package) -> Manifest:
         """Its declaration. Raises PluginRefused."""
         content = package.files.get(f"{self.module.partition('.')[0]}/{MANIFEST_NAME}")
@@ -113,20 +136,36 @@ def discover() -> list[Found]:
     return found
 
 
-def _read(entry: metadata.EntryPoint) -> dict[str, bytes]:
+def _counting(entry: metadata.EntryPoint) -> list[metadata.PackagePath]:
+    """The files that the digest covers, as the distribution lists them."""
     assert entry.dist is not None
     listed = entry.dist.files
     if not listed:
         raise PluginRefused("The distribution has no list of its files (RECORD).")
     if len(listed) > _MOST_FILES:
         raise PluginRefused(f"The distribution has more than {_MOST_FILES} files.")
+    # Scripts that the installer put elsewhere ("../../bin") are not part of what runs here.
+    counting = [
+        path
+        for path in listed
+        if path.name not in _LEFT_OUT and "__pycache__" not in path.parts and path.parts[0] != ".."
+    ]
+    root = Path(os.path.realpath(str(entry.dist.locate_file(""))))
+    for path in counting:
+        # The list is the author's, too. It must not name files of ours, which would be read and handed in.
+        if path.is_absolute() or ".." in path.parts or _real(path) != str(root.joinpath(*path.parts)):
+            raise PluginRefused(f"The distribution's list of files leads out of it: {path}.")
+    return counting
+
+
+def _real(path: metadata.PackagePath) -> str:
+    return os.path.realpath(str(path.locate()))
+
+
+def _read(entry: metadata.EntryPoint) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     total = 0
-    for path in listed:
-        parts = PurePosixPath(path).parts
-        if path.name in _LEFT_OUT or "__pycache__" in parts or parts[0] == "..":
-            # Scripts that the installer put elsewhere are not part of what runs here.
-            continue
+    for path in _counting(entry):
         place = path.locate()
         try:
             if not place.is_file():  # type: ignore[attr-defined]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import structlog
 
-from nightshift_kit.errors import NightshiftError
+from nightshift_kit.errors import GlobalLock, NightshiftError
 from nightshift_kit.grants import Tier
 from nightshift_skills.books import Books
 from nightshift_skills.config import PluginSettings, SkillsSettings
@@ -23,9 +23,10 @@ from nightshift_skills.errors import (
     PluginViolation,
     SkillModified,
 )
+from nightshift_skills.gate import Gate
 from nightshift_skills.plans import NothingToDo, Plan, Reversibility, versions
 from nightshift_skills.plugins.broker import Broker, Errand, Permits, calls_of
-from nightshift_skills.plugins.discovery import Found, discover
+from nightshift_skills.plugins.discovery import Found, Signature, discover
 from nightshift_skills.plugins.frames import NothingFrame
 from nightshift_skills.plugins.interpreter import interpreter
 from nightshift_skills.plugins.layers import Cgroups, Layers, judged, own_cgroup
@@ -63,13 +64,22 @@ class _Code:
         self._plugins = plugins
         self._found = found
         self._problem = problem
+        # What the files looked like when their digest was last found right.
+        self._seen: Signature | None = None
 
     def check(self) -> None:
-        """Raises SkillModified or PluginRefused where it must not run now."""
+        """Raises SkillModified or PluginRefused where it must not run now.
+
+        Asked on each look of the scheduler: files that did not change in any way that a file system tells are
+        not read again. What runs is read and compared anew each time (`_plan`).
+        """
         if self._problem is not None:
             raise self._problem
         try:
-            self._found.pinned(self.digest)
+            signature = self._found.signature()
+            if signature != self._seen:
+                self._found.pinned(self.digest)
+                self._seen = signature
         except PluginRefused as error:
             raise SkillModified(
                 f"The distribution of {self._found.name} is not any more what was pinned: {error.message}",
@@ -119,6 +129,8 @@ class Plugins:
         self._caught: dict[str, str] = {}
         self._books: Books | None = None
         self._broker: Broker | None = None
+        self._gate: Gate | None = None
+        self._ended = False
         self._skills = [self._skill(found) for name, found in self._found.items() if name in enabled]
 
     @property
@@ -126,10 +138,11 @@ class Plugins:
         """A skill for each plug-in that is installed and enabled; one that must not run says why."""
         return self._skills
 
-    def attach(self, books: Books, acting: ActingPort) -> None:
-        """Gives the store and the way to the other services."""
+    def attach(self, books: Books, acting: ActingPort, gate: Gate) -> None:
+        """Gives the store, the way to the other services, and what keeps plug-ins from running at all."""
         self._books = books
         self._broker = Broker(self._sandbox, acting)
+        self._gate = gate
 
     def layers(self) -> Layers:
         """The layers as tried once. Blocks for about 0.1 s the first time."""
@@ -144,6 +157,11 @@ class Plugins:
             cells = list(self._cells)
         for cell in cells:
             cell.kill("stop")
+
+    def end(self) -> None:
+        """As `stop_all`, and none is started any more."""
+        self._ended = True
+        self.stop_all()
 
     async def announce(self) -> None:
         """Writes down which plug-ins this start enables, and which it refuses."""
@@ -273,7 +291,9 @@ class Plugins:
         context: PlanContext,
         parameters: Parameters,
     ) -> Plan | NothingToDo:
-        assert self._broker is not None, "attach() comes before the first plan"
+        assert self._gate is not None, "attach() comes before the first plan"
+        if self._gate.locked:
+            raise GlobalLock("No plug-in runs while the global lock is on, not even to plan.")
         self._planned[found.name] = context.now
         skill = f"skills/{found.id}"
         # Read once more: these very bytes are compared with the pin and then run.
@@ -293,7 +313,7 @@ class Plugins:
         )
         try:
             async with self._room:
-                answer = await self._ask(errand)
+                answer = await self._ask(errand, context.unwanted)
             if isinstance(answer, NothingFrame):
                 return NothingToDo(reason=f"The plug-in says: {answer.reason}")
             calls = calls_of(answer, permits)
@@ -318,17 +338,23 @@ class Plugins:
             reasoning=answer.reasoning,
         )
 
-    async def _ask(self, errand: Errand) -> Any:
-        assert self._broker is not None
+    async def _ask(self, errand: Errand, unwanted: Callable[[], bool]) -> Any:
+        broker, gate = self._broker, self._gate
+        assert broker is not None
+        assert gate is not None
         cells: list[Cell] = []
 
         def started(cell: Cell) -> None:
             cells.append(cell)
             with self._cells_lock:
                 self._cells.add(cell)
+            # A stop shuts the gate first and then kills what is listed: whichever of the two came in
+            # between, this child is either listed or sees the gate.
+            if self._ended or gate.locked or unwanted():
+                cell.kill("stop")
 
         try:
-            return await self._broker.plan(errand, started)
+            return await broker.plan(errand, started)
         finally:
             with self._cells_lock:
                 self._cells.difference_update(cells)

@@ -56,6 +56,7 @@ class Cell:
         self._lock = threading.Lock()
         self._guard = os.pidfd_open(process.pid)
         self._first: int | None = None
+        self._listener: int | None = None
         self._group = group
         self._closed = False
         self.broker = broker
@@ -67,8 +68,23 @@ class Cell:
         with self._lock:
             if self.cause:
                 return
-            with suppress(ProcessLookupError):
-                self._first = os.pidfd_open(pid)
+            try:
+                first = os.pidfd_open(pid)
+            except ProcessLookupError:
+                return
+            # A number may be given anew once its process is gone; the guard's child is the one that we mean.
+            if _parent(pid) == self._process.pid:
+                self._first = first
+            else:
+                os.close(first)
+
+    def listen(self, listener: int) -> None:
+        """Takes the listener of forbidden calls over; it is closed with the cell."""
+        with self._lock:
+            if not self._closed:
+                self._listener, listener = listener, -1
+        if listener >= 0:
+            os.close(listener)
 
     def kill(self, cause: str) -> None:
         """Kills all of it at once; the first cause counts."""
@@ -94,7 +110,7 @@ class Cell:
         self._process.wait()
         with self._lock:
             self._closed = True
-            for descriptor in (self._first, self._guard):
+            for descriptor in (self._first, self._guard, self._listener):
                 if descriptor is not None:
                     os.close(descriptor)
         self.broker.close()
@@ -121,6 +137,7 @@ class Sandbox:
         self._layers = layers
         self._cgroups = cgroups
         self._calls = calls
+        self._endings: set[asyncio.Future[None]] = set()
 
     def probe(self) -> Mapping[str, str]:
         """Tries each layer; its name → why it is missing, "" where it is there. Blocks for about 0.1 s."""
@@ -182,12 +199,17 @@ class Sandbox:
             os.close(writer)
         cell = Cell(process, ours, group)
         on_start(cell)
+        # Each thread that uses the descriptors ends before they are closed, whoever is cancelled meanwhile.
+        starting = asyncio.ensure_future(asyncio.to_thread(_await_start, reader, cell))
         try:
-            await asyncio.to_thread(_await_start, reader, cell)
+            await asyncio.shield(starting)
             yield cell
         finally:
             cell.kill("over")
-            await asyncio.shield(asyncio.to_thread(_finish, reader, cell))
+            ending = asyncio.ensure_future(_end(starting, reader, cell))
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
+            await asyncio.shield(ending)
 
     def start_frame(self, context: Mapping[str, Any], module: str, attribute: str) -> dict[str, Any]:
         """What the child is told first."""
@@ -210,10 +232,12 @@ class Sandbox:
     async def hand_over(self, cell: Cell, start: Mapping[str, Any], timeout_s: float) -> int | None:
         """Sends the start frame and takes the listener of forbidden calls; None where there is no filter.
 
+        The listener is the cell's, which closes it.
+
         Raises:
             EOFError: the child died before.
         """
-        return await asyncio.to_thread(_hand_over, cell.broker, frames.encode(start), timeout_s)
+        return await asyncio.to_thread(_hand_over, cell, frames.encode(start), timeout_s)
 
     def attempt(self, listener: int) -> Attempt:
         """The forbidden call that waits at the listener. Raises OSError where its process is gone."""
@@ -307,6 +331,23 @@ def _await_start(reader: int, cell: Cell) -> None:
     cell.adopt(told["started"])
 
 
+async def _end(starting: asyncio.Future[None], reader: int, cell: Cell) -> None:
+    await asyncio.wait([starting])
+    if not starting.cancelled():
+        # Whoever waits for the start has it, too, unless it was cancelled.
+        starting.exception()
+    await asyncio.to_thread(_finish, reader, cell)
+
+
+def _parent(pid: int) -> int:
+    """Parent of a process; -1 where it is gone. The name in "stat" may hold spaces and brackets."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return -1
+    return int(stat.rpartition(")")[2].split()[1])
+
+
 def _finish(reader: int, cell: Cell) -> None:
     cell.close()
     with os.fdopen(reader, "rb") as file:
@@ -315,13 +356,15 @@ def _finish(reader: int, cell: Cell) -> None:
                 cell.exit_code = json.loads(line).get("ended", cell.exit_code)
 
 
-def _hand_over(broker: socket.socket, start: bytes, timeout_s: float) -> int | None:
-    broker.settimeout(timeout_s)
+def _hand_over(cell: Cell, start: bytes, timeout_s: float) -> int | None:
     try:
-        broker.sendall(start)
-        mark, descriptors, _, _ = socket.recv_fds(broker, 1, 1)
+        cell.broker.settimeout(timeout_s)
+        cell.broker.sendall(start)
+        mark, descriptors, _, _ = socket.recv_fds(cell.broker, 1, 1)
     except OSError as error:
         raise EOFError from error
+    for descriptor in descriptors:
+        cell.listen(descriptor)
     if mark == b"":
         raise EOFError
     return descriptors[0] if descriptors else None
