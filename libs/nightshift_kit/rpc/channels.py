@@ -38,7 +38,8 @@ _OPTIONS: Final = (
     ("grpc.http2.max_pings_without_data", 0),
     # A service that is restarted is back within a second or two; waiting longer to look would only be slow.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # Despite its name, and beside it: how long a try may take. A handshake on a busy machine takes its time.
+    ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
     ("grpc.max_send_message_length", 4 * 1024 * 1024),
