@@ -21,7 +21,7 @@ PORT_OFFSETS: Mapping[str, int] = {"monitor": 1, "experience": 2, "skills": 3, "
 CONTROL_OFFSET = 10
 METRICS_OFFSET = 20
 
-_SECTIONS = ("plane", *PORT_OFFSETS, "console", "client")
+_SECTIONS = ("plane", "telemetry", *PORT_OFFSETS, "console", "client")
 _HIDDEN = "**********"
 
 
@@ -46,14 +46,8 @@ class _Settings(BaseSettings):
         return repr(self)
 
 
-class ServiceSettings(_Settings):
-    """Base of a service's settings.
-
-    Attributes:
-        database_url: SQLAlchemy URL; "" means the SQLite file under NIGHTSHIFT_HOME (filled in on loading).
-    """
-
-    database_url: str = ""
+class SectionSettings(_Settings):
+    """Base of what one section of settings.toml holds; loaded by `section_settings`."""
 
     @classmethod
     def settings_customise_sources(
@@ -64,8 +58,18 @@ class ServiceSettings(_Settings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what `service_settings` merged: variables without our prefix (SEED, DEVICE) are not for us."""
+        """Only what `section_settings` merged: variables without our prefix (SEED, DEVICE) are not for us."""
         return (init_settings,)
+
+
+class ServiceSettings(SectionSettings):
+    """Base of a service's settings.
+
+    Attributes:
+        database_url: SQLAlchemy URL; "" means the SQLite file under NIGHTSHIFT_HOME (filled in on loading).
+    """
+
+    database_url: str = ""
 
 
 class PlaneSettings(_Settings):
@@ -172,6 +176,7 @@ class _PlaneFile(PydanticBaseSettingsSource):
 
 
 SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
+SectionT = TypeVar("SectionT", bound=SectionSettings)
 
 
 def plane_settings(**overrides: Any) -> PlaneSettings:
@@ -204,15 +209,37 @@ def service_settings(cls: type[SettingsT], section: str, plane: PlaneSettings | 
         SettingsInvalid: A key is unknown or a value not allowed; names file or variable, and the key.
     """
     plane = plane or plane_settings()
+    file = f"sqlite:///{plane.service_home(section) / section}.db"
+    return section_settings(cls, section, plane, where_empty={"database_url": file})
+
+
+def section_settings(
+    cls: type[SectionT],
+    section: str,
+    plane: PlaneSettings,
+    *,
+    beneath_environment: Mapping[str, Any] | None = None,
+    where_empty: Mapping[str, Any] | None = None,
+) -> SectionT:
+    """One section: NIGHTSHIFT_<SECTION>_<KEY> over [section] of settings.toml over defaults.
+
+    Args:
+        cls: Its class.
+        section: Its name.
+        plane: Tells where settings.toml lies.
+        beneath_environment: Values from elsewhere that win over the file, not over our own variables.
+        where_empty: Values for keys that are empty or absent.
+
+    Raises:
+        SettingsInvalid: A key is unknown or a value not allowed; names file or variable, and the key.
+    """
     prefix = f"NIGHTSHIFT_{section.upper()}_"
     _refuse_unknown_names(cls, prefix)
     path = plane.settings_file
-    from_file = _section(path, section)
-    from_environment = EnvSettingsSource(cls, env_prefix=prefix)()
-    values = _merged(from_file, from_environment)
-    if not values.get("database_url"):
-        home = plane.service_home(section)
-        values["database_url"] = f"sqlite:///{home / section}.db"
+    values = _merged(_section(path, section), beneath_environment or {})
+    values = _merged(values, EnvSettingsSource(cls, env_prefix=prefix)())
+    for key, value in (where_empty or {}).items():
+        values[key] = values.get(key) or value
     try:
         return cls(**values)
     except ValidationError as error:

@@ -36,17 +36,34 @@ _KEEP_FILES: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Where a piece of work stands in a trace (W3C Trace Context) and which request it belongs to."""
+    """Where a piece of work stands in a trace (W3C Trace Context) and which request it belongs to.
+
+    Attributes:
+        trace_id: 32 hexadecimal digits.
+        span_id: 16 hexadecimal digits; of this piece of work.
+        request_id: At most 64 letters, digits and punctuation.
+        sampled: Whether spans of the trace are exported.
+        parent_span_id: Of the work that called for this one; "" where the trace begins here.
+    """
 
     trace_id: str
     span_id: str
     request_id: str
     sampled: bool = True
+    parent_span_id: str = ""
 
     @property
     def traceparent(self) -> str:
         """Header for calls made within this work."""
         return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
+
+    def within(self) -> Trace:
+        """A piece of work inside this one."""
+        return Trace(self.trace_id, _span_id(), self.request_id, self.sampled, self.span_id)
+
+    def unsampled(self) -> Trace:
+        """The same, of which no spans are exported."""
+        return Trace(self.trace_id, self.span_id, self.request_id, False, self.parent_span_id)
 
 
 _TRACE: ContextVar[Trace | None] = ContextVar("nightshift_trace", default=None)
@@ -56,12 +73,17 @@ def begin_trace(traceparent: str | None = None, request_id: str | None = None) -
     """A trace for a call that comes in; continues the caller's where it sent a valid one."""
     found = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
     if found is not None and found[1] != "0" * 32 and found[2] != "0" * 16:
-        trace_id, sampled = found[1], int(found[3], 16) & 1 == 1
+        trace_id, sampled, parent_span_id = found[1], int(found[3], 16) & 1 == 1, found[2]
     else:
-        trace_id, sampled = f"{_IDS.getrandbits(128):032x}", True
+        trace_id, sampled, parent_span_id = f"{_IDS.getrandbits(128) or 1:032x}", True, ""
     if not request_id or _REQUEST_ID.fullmatch(request_id) is None:
         request_id = f"{_IDS.getrandbits(64):016x}"
-    return Trace(trace_id, f"{_IDS.getrandbits(64):016x}", request_id, sampled)
+    return Trace(trace_id, _span_id(), request_id, sampled, parent_span_id)
+
+
+def _span_id() -> str:
+    # All zeros is no id.
+    return f"{_IDS.getrandbits(64) or 1:016x}"
 
 
 def set_trace(trace: Trace | None) -> None:

@@ -24,6 +24,7 @@ from nightshift_kit.canonical import digest_message
 from nightshift_kit.clock import Clock, SystemClock
 from nightshift_kit.errors import NightshiftError
 from nightshift_kit.grants import FenceGate, GrantMinter, GrantVerifier, Tier
+from nightshift_kit.otlp import SpanSink
 from nightshift_kit.rpc.channels import channel_to, grant_metadata
 from nightshift_kit.rpc.control import ControlThread, control_services
 from nightshift_kit.rpc.guard import Authority
@@ -179,6 +180,7 @@ async def serving(
     limits: Limits | None = None,
     grace_s: float = 1.0,
     hub: StopHub | None = None,
+    spans: SpanSink | None = None,
 ) -> AsyncIterator[Serving]:
     """Serves on ephemeral ports until the block ends.
 
@@ -189,6 +191,7 @@ async def serving(
         control: Further services of the control server.
         open_gate: Whether skills has told the fence (1) already.
         hub: Where the servicers know one already; its gate is used.
+        spans: Hears of the calls.
     """
     settings = PlaneSettings(home=home, insecure_loopback=insecure_loopback)
     ensure_home(settings)
@@ -217,6 +220,7 @@ async def serving(
             plaintext_port=0 if insecure_loopback and label == "main" else None,
             limits=limits,
             label=label,
+            spans=spans,
         )
         for service in chosen:
             made.add(*service)

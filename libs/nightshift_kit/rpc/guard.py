@@ -1,6 +1,6 @@
 """What stands between the wire and a servicer: one wrapped handler a method.
 
-    count in ▸ identity ▸ grant ▸ deadline ▸ decode and validate ▸ servicer ▸ encode ▸ status, metrics, log
+    count in ▸ identity ▸ grant ▸ deadline ▸ decode, validate ▸ servicer ▸ encode ▸ status, metrics, log, span
 
 grpc.aio's interceptors would be five awaits and five closures for each call; the concerns live in modules of
 their own and meet here once. Requests are decoded here rather than by grpc, so that an unknown caller learns
@@ -33,6 +33,7 @@ from nightshift_kit.errors import (
     NightshiftError,
 )
 from nightshift_kit.grants import FenceGate, Grant, GrantVerifier
+from nightshift_kit.otlp import SpanSink
 from nightshift_kit.rpc.access_log import AccessLog
 from nightshift_kit.rpc.context import Call, enter_call
 from nightshift_kit.rpc.decoding import decode
@@ -55,6 +56,7 @@ from nightshift_kit.rpc.metrics import RpcMetrics
 from nightshift_kit.rpc.passage import REQUEST_ID_KEY, Passage, ServicerContext
 from nightshift_kit.rpc.policies import Kind, MethodRule, PolicyMissing
 from nightshift_kit.rpc.statuses import DETAILS_KEY, decode_error, render
+from nightshift_kit.rpc.tracing import Tracing
 from nightshift_kit.rpc.traffic import Traffic
 
 # What a call without a deadline gets, so that plain grpcurl works and nothing waits for ever. Commands may
@@ -97,6 +99,7 @@ class Guard:
         authority: Authority | None,
         traffic: Traffic,
         metrics: RpcMetrics,
+        spans: SpanSink | None = None,
     ) -> None:
         self._clock = clock
         self._insecure_allowed = insecure_allowed
@@ -104,6 +107,8 @@ class Guard:
         self._traffic = traffic
         self._metrics = metrics
         self._access_log = AccessLog()
+        self._tracing = Tracing(spans) if spans is not None else None
+        self._begins_trace = self._tracing.begins if self._tracing is not None else None
         self._logger: Any = structlog.get_logger()
 
     def handler(self, rule: MethodRule, behaviour: Callable[..., Any]) -> grpc.RpcMethodHandler[Any, Any]:
@@ -130,7 +135,7 @@ class Guard:
         assumed_s = None if rule.client_streaming else _ASSUMED_DEADLINE_S.get(rule.kind)
 
         async def serve(incoming: Any, context: ServicerContext) -> bytes:
-            passage = Passage(rule, context)
+            passage = Passage(rule, context, self._begins_trace)
             untrack: Callable[[], None] | None = None
             try:
                 self._traffic.enter(passage)
@@ -163,7 +168,7 @@ class Guard:
         """Handler with a stream of answers."""
 
         async def serve(incoming: Any, context: ServicerContext) -> AsyncIterator[bytes]:
-            passage = Passage(rule, context)
+            passage = Passage(rule, context, self._begins_trace)
             untrack: Callable[[], None] | None = None
             try:
                 self._traffic.enter(passage)
@@ -227,7 +232,7 @@ class Guard:
             plugins=rule.plugins,
             thumbprint=call.identity.thumbprint,
         )
-        passage.skill_run = grant.skill_run
+        passage.skill, passage.skill_run = grant.skill, grant.skill_run
         request: Message | None = None
         problem: NightshiftError | None = None
         try:
@@ -326,6 +331,8 @@ class Guard:
         duration_s = passage.finish()
         self._metrics.observe(passage.rule.name, code, reason, duration_s)
         self._access_log.write(passage, code, reason, duration_s)
+        if self._tracing is not None:
+            self._tracing.finished(passage, code, reason, duration_s)
 
 
 def _require_deadline(call: Call, rule: MethodRule) -> None:

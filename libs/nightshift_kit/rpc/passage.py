@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
@@ -32,15 +33,23 @@ class Passage:
         "grant_token",
         "identity",
         "rule",
+        "skill",
         "skill_run",
         "started_s",
         "trace",
     )
 
-    def __init__(self, rule: MethodRule, context: ServicerContext) -> None:
+    def __init__(
+        self,
+        rule: MethodRule,
+        context: ServicerContext,
+        begins_trace: Callable[[MethodRule], bool] | None = None,
+    ) -> None:
+        """Args: `begins_trace` says whether spans of a trace that begins with this call are exported."""
         self.rule = rule
         self.context = context
         self.identity: Identity | None = None
+        self.skill = ""
         self.skill_run = ""
         self.started_s = time.perf_counter()
         self.grant_token: str | None = None
@@ -60,6 +69,8 @@ class Passage:
             traceparent if isinstance(traceparent, str) else None,
             request_id if isinstance(request_id, str) else None,
         )
+        if begins_trace is not None and not self.trace.parent_span_id and not begins_trace(rule):
+            self.trace = self.trace.unsampled()
         set_trace(self.trace)
 
     def interrupt(self, error: NightshiftError) -> None:

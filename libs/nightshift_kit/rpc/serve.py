@@ -31,6 +31,8 @@ from nightshift_kit.audit import Outbox
 from nightshift_kit.clock import Clock, SystemClock
 from nightshift_kit.errors import NightshiftError
 from nightshift_kit.grants import FenceGate, GrantVerifier
+from nightshift_kit.otlp import SpanSink, TelemetrySettings, telemetry_settings
+from nightshift_kit.otlp.settings import PREFIXES as TELEMETRY_PREFIXES
 from nightshift_kit.rpc.channels import channel
 from nightshift_kit.rpc.control import ControlThread, control_services, outbox_service
 from nightshift_kit.rpc.guard import Authority
@@ -63,6 +65,7 @@ class Wiring:
         metrics: Where own metrics are registered (`metrics.registry`).
         limits: Of the main server; may be replaced while wiring.
         channelz: Whether the main server serves channelz; may be set while wiring.
+        spans: Hears of work that has ended; None where nothing is exported.
     """
 
     def __init__(self, name: str, settings: PlaneSettings, clock: Clock) -> None:
@@ -72,6 +75,7 @@ class Wiring:
         self.metrics = RpcMetrics(name)
         self.limits = Limits()
         self.channelz = False
+        self.spans: SpanSink | None = None
         self.hub: StopHub | None = None
         self.main: list[tuple[AddToServer, Any, str]] = []
         self.control: list[tuple[AddToServer, Any, str]] = []
@@ -163,6 +167,7 @@ def run(name: str, wire: Wire, arguments: list[str] | None = None) -> int:
     os.umask(0o077)
     try:
         settings = plane_settings()
+        telemetry, problems = telemetry_settings(settings, os.environ)
         ensure_home(settings)
     except (NightshiftError, OSError, RuntimeError) as error:
         print(f"nightshift_{name}: {error}", file=sys.stderr)  # noqa: T201
@@ -170,8 +175,13 @@ def run(name: str, wire: Wire, arguments: list[str] | None = None) -> int:
     sink = configure_logging(name, settings.home / "logs", level=settings.log_level)
     logger: Any = structlog.get_logger()
     logger.info("settings", settings=str(settings))
+    for problem in problems:
+        logger.warning("environment variable passed over", problem=problem)
+    for variable in [one for one in os.environ if one.startswith(TELEMETRY_PREFIXES)]:
+        # Children are started with our environment: they export nothing and need no secrets for it.
+        del os.environ[variable]
     try:
-        asyncio.run(serve(name, settings, wire))
+        asyncio.run(serve(name, settings, wire, telemetry=telemetry))
     except (NightshiftError, PortTaken, OSError) as error:
         logger.critical("cannot serve", problem=str(error))
         return 3
@@ -190,8 +200,17 @@ async def serve(
     *,
     clock: Clock | None = None,
     stopped: asyncio.Event | None = None,
+    telemetry: TelemetrySettings | None = None,
 ) -> None:
     """Wires a service and serves until SIGTERM, SIGINT or `stopped`.
+
+    Args:
+        name: Of the service.
+        settings: Of the plane.
+        wire: Makes what is served.
+        clock: The machine's where None.
+        stopped: Ends it, as the signals do.
+        telemetry: Where traces and metrics are exported to; nowhere where None.
 
     Raises:
         PortTaken: one of its ports is in use.
@@ -203,11 +222,14 @@ async def serve(
         loop.add_signal_handler(number, stopped.set)
     logger: Any = structlog.get_logger()
     closing: list[Callable[[], Awaitable[None] | None]] = []
+    export = _export(wiring, telemetry)
     try:
         try:
             await wire(wiring)
         finally:
             closing += [db.close for db in wiring.databases]
+            # After all whose ends it tells, before what its gauges may read.
+            closing += export
             closing += wiring.closers
         metrics_server = wiring.metrics.serve(settings.metrics_port(name))
         closing.append(metrics_server.close)
@@ -242,6 +264,22 @@ async def serve(
             loop.remove_signal_handler(number)
 
 
+def _export(
+    wiring: Wiring, telemetry: TelemetrySettings | None
+) -> list[Callable[[], Awaitable[None] | None]]:
+    """Starts the export where one is asked for; gives what ends it. Raises OSError for an unreadable file."""
+    if telemetry is None or not telemetry.enabled:
+        return []
+    # Here, so that a service that exports nothing carries nothing of it.
+    from nightshift_kit.rpc.export import Exporter
+
+    exporter = Exporter(wiring.name, telemetry, wiring.metrics.registry)
+    exporter.start()
+    if telemetry.traces:
+        wiring.spans = exporter
+    return [lambda: asyncio.to_thread(exporter.stop)]
+
+
 def _spare_collections() -> None:
     """Let the garbage collector pass over what was made by now, and look at the rest less often.
 
@@ -268,6 +306,7 @@ def _builder(wiring: Wiring, label: str) -> ServerBuilder:
         limits=wiring.limits if is_main else None,
         channelz=wiring.channelz and is_main,
         label=label,
+        spans=wiring.spans,
     )
     for add_to_server, servicer, full_name in wiring.main if is_main else wiring.control:
         builder.add(add_to_server, servicer, full_name)

@@ -21,6 +21,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from nightshift_kit.clock import Clock
+from nightshift_kit.otlp import SpanSink
 from nightshift_kit.rpc.guard import Authority, Guard
 from nightshift_kit.rpc.metrics import RpcMetrics
 from nightshift_kit.rpc.policies import rules_of
@@ -58,6 +59,7 @@ class ServerBuilder:
         limits: Calls, streams, sizes.
         channelz: Whether to serve channelz.
         label: Of this server in metrics and log ("main", "control").
+        spans: Hears of the calls served; None where nothing is exported.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class ServerBuilder:
         limits: Limits | None = None,
         channelz: bool = False,
         label: str = "main",
+        spans: SpanSink | None = None,
     ) -> None:
         if not _is_loopback(host) and credential is None:
             raise BindRefused(
@@ -100,6 +103,7 @@ class ServerBuilder:
             authority=authority,
             traffic=self._traffic,
             metrics=self._metrics,
+            spans=spans,
         )
         self._handlers: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
 

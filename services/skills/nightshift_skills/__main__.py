@@ -247,6 +247,7 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
         call_retry_s=settings.call_retry_s,
         on_idle=lambda: scheduler.poke(),
         on_worked=meter.worked,
+        spans=wiring.spans,
     )
     agenda = Agenda(
         registry=registry,

@@ -22,6 +22,7 @@ from nightshift.trainer.v1 import trainer_service_pb2 as trainer_pb
 from nightshift_kit.canonical import message_to_dict
 from nightshift_kit.errors import NightshiftError
 from nightshift_kit.grants import Tier
+from nightshift_kit.otlp import SpanSink, working
 from nightshift_skills.books import Books
 from nightshift_skills.catalogue.train_adapter import RESUME
 from nightshift_skills.errors import PlanChanged, Upstream
@@ -86,8 +87,12 @@ class Executor:
         call_retry_s: float,
         on_idle: Callable[[], None],
         on_worked: Callable[[Run, float], None] = lambda _run, _span_s: None,
+        spans: SpanSink | None = None,
     ) -> None:
-        """Args: `on_idle` hears that a run stopped working, `on_worked` for how long, in seconds, it did."""
+        """Args: `on_idle` hears that a run stopped working, `on_worked` for how long, in seconds, it did.
+
+        `spans` gets one for each stretch of work of a run.
+        """
         self._registry = registry
         self._planner = planner
         self._progress = progress
@@ -99,6 +104,7 @@ class Executor:
         self._call_retry_s = call_retry_s
         self._on_idle = on_idle
         self._on_worked = on_worked
+        self._spans = spans
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._rests: dict[str, _Rest] = {}
 
@@ -125,7 +131,7 @@ class Executor:
 
         live = LiveRun(id=run.id, background=skill.background, cancel=cancel)
         self._gate.enter(live)
-        task = loop.create_task(self._work(skill, run, live, fresh))
+        task = loop.create_task(self._traced(skill, run, live, fresh))
         self._tasks[run.id] = task
         task.add_done_callback(lambda _: self._tasks.pop(run.id, None))
 
@@ -155,6 +161,11 @@ class Executor:
         task = self._tasks.get(run_id)
         if task is not None:
             task.cancel()
+
+    async def _traced(self, skill: Skill, run: Run, live: LiveRun, fresh: bool) -> None:
+        named = (("nightshift.skill", skill.name), ("nightshift.skill_run", f"skillRuns/{run.id}"))
+        with working(self._spans, "skill run", named):
+            await self._work(skill, run, live, fresh)
 
     async def _work(self, skill: Skill, run: Run, live: LiveRun, fresh: bool) -> None:
         began_s = asyncio.get_running_loop().time()
