@@ -49,6 +49,7 @@ BENCHMARKS = (
     Benchmark("opportunities", ("--tuning", "1-2", "--unseen", "31-32")),
     Benchmark("preemption", ("--count", "200")),
     Benchmark("activity", ("--rounds", "2")),
+    Benchmark("export"),
     Benchmark("preemption_worker", ("--stops", "20")),
     Benchmark("training_overhead", ("--rounds", "3")),
 )

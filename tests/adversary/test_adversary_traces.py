@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import socket
 import stat
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -30,6 +31,7 @@ from nightshift.skills.v1.skills_service_pb2_grpc import SkillsServiceStub
 from nightshift_kit.storage import Database
 from tests.adversary.intruders import refusal
 from tests.experience.experience_support import simulate
+from tests.support.collector import Collector
 from tests.support.plane import PLATFORM, RealPlane, real_plane
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
@@ -48,6 +50,7 @@ class Traces:
     truth: dict[str, Any]
     prompts: list[str]
     canaries: list[str]
+    collector: Collector
 
     @property
     def skills(self) -> Any:
@@ -62,12 +65,15 @@ class Traces:
 async def traces(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Traces]:
     folder = tmp_path_factory.mktemp("traces")
     truth = await asyncio.to_thread(simulate, folder / "workshop", "--runs", str(RUNS), "--seed", "8")
-    async with real_plane(folder) as plane:
-        made = Traces(plane, truth, _prompts(truth), truth["canary_names"] + truth["canary_addresses"])
-        await _import(plane, folder / "workshop")
-        await _learn(made)
-        await _attack_with_words(made)
-        yield made
+    with Collector() as collector:
+        exporting = {"NIGHTSHIFT_TELEMETRY_OTLP_ENDPOINT": collector.endpoint}
+        async with real_plane(folder, exporting) as plane:
+            canaries = truth["canary_names"] + truth["canary_addresses"]
+            made = Traces(plane, truth, _prompts(truth), canaries, collector)
+            await _import(plane, folder / "workshop")
+            await _learn(made)
+            await _attack_with_words(made)
+            yield made
 
 
 def _prompts(truth: dict[str, Any]) -> list[str]:
@@ -204,6 +210,27 @@ async def test_users_words_stay_in_experience(traces: Traces) -> None:
         assert not [prompt for prompt in traces.prompts if prompt in metrics]
         assert not [canary for canary in traces.canaries if canary in metrics]
         assert "Zwickelbart" not in metrics
+
+
+async def test_what_is_exported_tells_of_no_user(traces: Traces) -> None:
+    refused = "/SearchRuns"
+    await asyncio.to_thread(
+        traces.collector.until,
+        lambda: (
+            {f"nightshift-{one}" for one in SERVICES} <= {one.service for one in traces.collector.spans()}
+            and any(
+                one.name.endswith(refused) and "error.type" in one.attributes
+                for one in traces.collector.spans()
+            )
+            and all(traces.collector.metrics(f"nightshift-{one}") for one in SERVICES)
+        ),
+    )
+    content = b"".join(one.SerializeToString() for one in list(traces.collector.requests))
+    needles = [*traces.prompts, *traces.canaries, SECRET, "Zwickelbart", socket.gethostname()]
+    needles += sorted({run["device"] for run in traces.truth["runs"] if run["device"]})
+    assert len(needles) > 100
+    assert not [needle for needle in needles if needle.encode() in content]
+    assert "skill run" in {one.name for one in traces.collector.spans()}
 
 
 def _get(url: str) -> str:
