@@ -25,6 +25,7 @@ from nightshift.monitor.v1 import monitor_service_pb2 as pb
 from nightshift.monitor.v1 import monitor_service_pb2_grpc as pb_grpc
 from nightshift_kit.otlp import Span, TelemetrySettings
 from nightshift_kit.rpc import collector as collecting
+from nightshift_kit.rpc import export as exporting
 from nightshift_kit.rpc.channels import decode_error
 from nightshift_kit.rpc.export import STOP_S, Exporter
 from nightshift_kit.rpc.tls import ensure_home, load_credential
@@ -272,6 +273,7 @@ async def test_a_bad_collector_costs_no_call_and_one_line_of_the_log(
 
 def test_one_that_dies_and_returns_gets_what_waited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collecting, "_PAUSE_LAST_S", 0.05)
+    monkeypatch.setattr(exporting, "_MOST_TRIES", 10**6)
     registry = CollectorRegistry()
     with (
         capture_logs() as logs,
@@ -320,6 +322,24 @@ def test_one_that_comes_and_goes_is_told_once_a_minute() -> None:
     assert [one["event"] for one in told] == ["telemetry export fails", "telemetry export works again"]
     assert len(told[0]["problem"]) <= 200
     assert outcomes(registry) == {"sent": 10, "refused": 10, "dropped": 0}
+
+
+def test_a_request_that_a_collector_never_takes_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    poison = iter([True] * exporting._MOST_TRIES)
+
+    def chokes(context: Any) -> None:
+        if next(poison, False):
+            context.abort(grpc.StatusCode.DATA_LOSS, "chokes on it")
+
+    monkeypatch.setattr(collecting, "_PAUSE_FIRST_S", 0.01)
+    monkeypatch.setattr(collecting, "_PAUSE_LAST_S", 0.01)
+    registry = CollectorRegistry()
+    with Collector(traces=chokes) as collector, exporter(collector.endpoint, registry, metrics=False) as made:
+        made.finished(span("poison"))
+        until(lambda: outcomes(registry)["dropped"] == 1)
+        made.finished(span("next"))
+        collector.until(lambda: len(collector.spans()) == 1)
+    assert [one.name for one in collector.spans()] == ["next"]
 
 
 def test_a_collector_may_ask_for_time(monkeypatch: pytest.MonkeyPatch) -> None:

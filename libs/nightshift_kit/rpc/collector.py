@@ -67,7 +67,6 @@ class Signal:
 
     Attributes:
         free_s: `time.monotonic()` before which nothing is to be sent.
-        failing: Whether the last try failed.
     """
 
     def __init__(self, name: str, channel: grpc.Channel, path: str, answer: Any, endpoint: str) -> None:
@@ -77,11 +76,16 @@ class Signal:
         self._answer = answer
         self._endpoint = endpoint
         self._pause_s = 0.0
+        self._failing = False
         self._told = False
         self._told_s = -_QUIET_S
         self._logger: Any = structlog.get_logger()
         self.free_s = 0.0
-        self.failing = False
+
+    @property
+    def answers(self) -> bool:
+        """Whether the last request got an answer that makes sense; True before the first."""
+        return self._pause_s == 0
 
     def send(self, request: bytes, headers: tuple[tuple[str, str], ...], timeout_s: float) -> int:
         """Sends a request, and takes note of how it went.
@@ -116,6 +120,7 @@ class Signal:
             self.fails(f"{refused} refused: {partial.error_message}", pause=False)
         else:
             self._works()
+        self._pause_s = 0.0
         return refused
 
     def fails(self, problem: str, retry_after_s: float = 0.0, *, pause: bool = True) -> None:
@@ -125,7 +130,7 @@ class Signal:
             self._pause_s = min(max(_PAUSE_FIRST_S, 2 * self._pause_s), _PAUSE_LAST_S)
             wait_s = max(self._pause_s, min(retry_after_s, _PAUSE_LAST_S))
             self.free_s = now_s + wait_s * _SPREAD.uniform(0.8, 1.2)
-        if not self.failing and now_s - self._told_s >= _QUIET_S:
+        if not self._failing and now_s - self._told_s >= _QUIET_S:
             self._told, self._told_s = True, now_s
             self._logger.warning(
                 "telemetry export fails",
@@ -133,13 +138,12 @@ class Signal:
                 endpoint=self._endpoint,
                 problem=problem[:_PROBLEM_CHARACTERS],
             )
-        self.failing = True
+        self._failing = True
 
     def _works(self) -> None:
-        self._pause_s = 0.0
         if self._told:
             self._logger.info("telemetry export works again", signal=self._name)
-        self._told = self.failing = False
+        self._told = self._failing = False
 
 
 def traces(channel: grpc.Channel, endpoint: str) -> Signal:

@@ -13,6 +13,7 @@ import collections
 import importlib.metadata
 import threading
 import time
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
@@ -28,6 +29,17 @@ STOP_S: Final = 1.0
 """How long a stop waits for what is left to be sent."""
 
 _BATCH_SPANS: Final = 512
+# About six minutes, with the pauses between: what a collector still does not take then may be what ails it.
+_MOST_TRIES: Final = 12
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A request of spans, until it was taken or given up."""
+
+    request: bytes
+    count: int
+    tries: int = 0
 
 
 class Exporter:
@@ -58,8 +70,7 @@ class Exporter:
         )
         self._queue: collections.deque[Span] = collections.deque(maxlen=settings.max_queue_spans)
         self._batch_spans = min(_BATCH_SPANS, settings.max_queue_spans)
-        # A request that has to be tried again, and its number of spans.
-        self._batch: tuple[bytes, int] | None = None
+        self._batch: _Batch | None = None
         outcomes = Counter(
             "nightshift_telemetry_spans",
             "Spans by what became of them: sent, refused (by the collector), dropped (no room, no answer).",
@@ -137,11 +148,11 @@ class Exporter:
                 self._wake.wait(max(0.0, next_s - time.monotonic()))
 
     def _send_the_rest(self) -> None:
-        while (self._queue or self._batch is not None) and not self._traces.failing and self._time_left_s():
+        while (self._queue or self._batch is not None) and self._traces.answers and self._time_left_s():
             self._send_spans()
-        if self._settings.metrics and not self._metrics.failing and self._time_left_s():
+        if self._settings.metrics and self._metrics.answers and self._time_left_s():
             self._send_metrics()
-        self._dropped.inc(len(self._queue) + (self._batch[1] if self._batch is not None else 0))
+        self._dropped.inc(len(self._queue) + (self._batch.count if self._batch is not None else 0))
 
     def _behind(self) -> bool:
         return self._batch is not None or len(self._queue) >= self._batch_spans
@@ -157,16 +168,20 @@ class Exporter:
             spans = [self._queue.popleft() for _ in range(min(_BATCH_SPANS, len(self._queue)))]
             if not spans:
                 return
-            self._batch = spans_request(self._sender, spans), len(spans)
-        request, count = self._batch
+            self._batch = _Batch(spans_request(self._sender, spans), len(spans))
+        batch = self._batch
+        batch.tries += 1
         try:
-            refused = self._traces.send(request, self._headers, self._time_left_s())
+            refused = self._traces.send(batch.request, self._headers, self._time_left_s())
         except TryLater:
+            if batch.tries >= _MOST_TRIES:
+                self._dropped.inc(batch.count)
+                self._batch = None
             return
         except Refused:
-            refused = count
+            refused = batch.count
         self._batch = None
-        self._sent.inc(count - refused)
+        self._sent.inc(batch.count - refused)
         self._refused.inc(refused)
 
     def _send_metrics(self) -> None:
