@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -184,7 +184,7 @@ async def test_over_tls_with_a_certificate_of_ones_own(tmp_path: Path) -> None:
     )
     base = home.home / "credentials" / "service"
     with Collector(credentials=credentials) as collector:
-        options = {
+        options: dict[str, Any] = {
             "ca_file": home.home / "ca" / "ca.pem",
             "certificate_file": base / "lab.pem",
             "key_file": base / "lab.key",
@@ -210,7 +210,7 @@ def frozen() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def stranger(handlers: Sequence[Any]) -> Iterator[str]:
+def stranger(handlers: list[Any]) -> Iterator[str]:
     """A gRPC server that is no collector."""
     with ThreadPoolExecutor(2) as pool:
         server = grpc.server(pool, handlers=handlers)
@@ -306,7 +306,9 @@ def test_one_that_comes_and_goes_is_told_once_a_minute() -> None:
         if next(turn) % 2:
             return None
         return trace_pb.ExportTraceServiceResponse(
-            partial_success={"rejected_spans": 1, "error_message": "too\nold" * 1000}
+            partial_success=trace_pb.ExportTracePartialSuccess(
+                rejected_spans=1, error_message="too\nold" * 1000
+            )
         )
 
     registry = CollectorRegistry()

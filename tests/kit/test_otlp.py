@@ -223,7 +223,8 @@ def test_work_within_a_call_is_part_of_its_trace_and_other_work_begins_one() -> 
         set_trace(None)
     alone, within = sink.spans
     assert alone.trace is inner
-    assert alone.trace.parent_span_id == ""
+    assert inner is not None
+    assert inner.parent_span_id == ""
     assert within.trace.trace_id == call.trace_id
     assert within.trace.parent_span_id == call.span_id
     assert within.attributes == (("k", "v"),)

@@ -63,8 +63,11 @@ class Collector:
         self._changed = threading.Condition()
         self._pool = ThreadPoolExecutor(4)
         self._server = grpc.server(self._pool, options=[("grpc.so_reuseport", 0)])
-        trace_grpc.add_TraceServiceServicer_to_server(_Traces(self), self._server)
-        metrics_grpc.add_MetricsServiceServicer_to_server(_Metrics(self), self._server)
+        # The generated functions carry no types.
+        add_traces: Any = trace_grpc.add_TraceServiceServicer_to_server
+        add_metrics: Any = metrics_grpc.add_MetricsServiceServicer_to_server
+        add_traces(_Traces(self), self._server)
+        add_metrics(_Metrics(self), self._server)
         where = f"127.0.0.1:{port}"
         if credentials is None:
             self.port = self._server.add_insecure_port(where)
