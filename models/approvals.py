@@ -1,7 +1,8 @@
 """Approvals: plans that are asked for, decided, changed, run and lost sight of, by two persons.
 
 Every step is the product's own code on its own tables, on an SQLite store in memory:
-`nightshift_skills.proposals.Proposals` (propose, confirm, decide, expire, withdraw),
+`nightshift_skills.proposals.Proposals` (propose, confirm, decide) with its `asking.Asking` (expire, withdraw)
+and `deciding.Deciding`,
 `approvals.Approval.decided`,
 `progress.Progress` (begin, stopped, ended, orphaned) and `runs.Run.moved`. Mirrored by hand:
 `executor.Executor._carry_out`, which plans again before the first call and goes on under a plan of the
@@ -26,8 +27,10 @@ from nightshift_kit.audit import Outbox
 from nightshift_kit.clock import FakeClock
 from nightshift_kit.errors import NightshiftError
 from nightshift_skills.approvals import Approval, ApprovalState
+from nightshift_skills.asking import Asking
 from nightshift_skills.books import Books
 from nightshift_skills.catalogue import propose_config
+from nightshift_skills.deciding import Deciding
 from nightshift_skills.plans import Plan
 from nightshift_skills.progress import Progress
 from nightshift_skills.proposals import ApprovalRule, Proposals, Wish
@@ -74,39 +77,39 @@ def plan_of(version: int) -> Plan:
 _PLANS = (plan_of(0), plan_of(1))
 
 
-class _LastCounts(Proposals):
-    def _decided(self, connection: sa.Connection, approval: Approval, *args: Any) -> Approval:
+class _LastCounts(Deciding):
+    def decided(self, connection: sa.Connection, approval: Approval, *args: Any) -> Approval:
         # Not `replace` on the row alone: its run keeps the state that the first decision gave it.
         if approval.state in _DECIDED:
             wanted = ApprovalState.APPROVED if args[0] else ApprovalState.DENIED
             return decisions.save_approval(connection, replace(approval, state=wanted, decider=args[3]))
-        return super()._decided(connection, approval, *args)
+        return super().decided(connection, approval, *args)
 
 
-class _DigestFree(Proposals):
-    def _decided(self, connection: sa.Connection, approval: Approval, *args: Any) -> Approval:
+class _DigestFree(Deciding):
+    def decided(self, connection: sa.Connection, approval: Approval, *args: Any) -> Approval:
         named = (args[0], approval.plan.digest, approval.nonce, *args[3:])
-        return super()._decided(connection, approval, *named)
+        return super().decided(connection, approval, *named)
 
 
-class _LeavesOpen(Proposals):
-    def _waiting(self, connection: sa.Connection, wish: Wish) -> Run | None:
+class _LeavesOpen(Asking):
+    def waiting(self, connection: sa.Connection, wish: Wish) -> Run | None:
         pending = decisions.pending_approvals(connection, wish.skill.id)
         same = [one for one in pending if one.plan.digest == wish.plan.digest]
         return decisions.get_run(connection, same[0].run) if same else None
 
 
-class _NeverExpires(Proposals):
-    def _decided(self, connection: sa.Connection, approval: Approval, *args: Any) -> Approval:
+class _NeverExpires(Deciding):
+    def decided(self, connection: sa.Connection, approval: Approval, *args: Any) -> Approval:
         late = approval.expired(self._books.clock.now())
         endless = replace(approval, expire_time=dt.datetime.max.replace(tzinfo=dt.UTC)) if late else approval
-        return super()._decided(connection, endless, *args)
+        return super().decided(connection, endless, *args)
 
 
-_KINDS: dict[Wrong | None, type[Proposals]] = {
+_ASKING: dict[Wrong | None, type[Asking]] = {Wrong.OUTDATED_STAYS_OPEN: _LeavesOpen}
+_DECIDING: dict[Wrong | None, type[Deciding]] = {
     Wrong.LAST_DECISION_COUNTS: _LastCounts,
     Wrong.DIGEST_NOT_COMPARED: _DigestFree,
-    Wrong.OUTDATED_STAYS_OPEN: _LeavesOpen,
     Wrong.EXPIRY_NOT_LOOKED_AT: _NeverExpires,
 }
 
@@ -121,8 +124,12 @@ class Office:
         self._ids = itertools.count()
         db: Any = None
         books = Books(db, Outbox("skills", self._clock), self._clock, lambda: f"new{next(self._ids):06d}")
-        kind = _KINDS.get(wrong, Proposals)
-        self.proposals = kind(books, ApprovalRule(_TTL_S, two_person), lambda _skill: 0.0)
+        rule = ApprovalRule(_TTL_S, two_person)
+        self.proposals = Proposals(books, rule, lambda _skill: 0.0)
+        if wrong in _ASKING:
+            self.proposals._asking = _ASKING[wrong](books, rule)
+        if wrong in _DECIDING:
+            self.proposals._deciding = _DECIDING[wrong](books, rule, lambda _skill: 0.0)
         self.progress = Progress(books, failed_rest_s=0.0)
         self.step = cache(self._step)
 
@@ -204,10 +211,10 @@ class Office:
         self.proposals._decide(connection, f"a{number}", approve, digest, f"n{number}", who, "")
 
     def _expire(self, connection: sa.Connection) -> None:
-        self.proposals._expire(connection)
+        self.proposals._asking.expire(connection)
 
     def _cancel(self, connection: sa.Connection, number: int) -> None:
-        self.proposals._withdraw(connection, f"{number}", PEOPLE[0])
+        self.proposals._asking.withdraw(connection, f"{number}", PEOPLE[0])
         self.progress._ended(connection, f"{number}", RunState.CANCELLED, "", None, 0.0, PEOPLE[0])
 
     def _begin(self, connection: sa.Connection, number: int) -> None:
