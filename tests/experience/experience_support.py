@@ -118,6 +118,7 @@ async def experience(
             aggregator=core.aggregator,
             search=search,
             opportunities=opportunities,
+            sessions=core.sessions,
             clock=clock,
         )
         services = [(add_ExperienceServiceServicer_to_server, servicer, SERVICE)]

@@ -9,6 +9,7 @@ import json
 import re
 import tempfile
 import types
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,10 @@ from typing import Any
 from nightshift_experience.languages import LanguageDetector
 from nightshift_experience.opportunities.configs import ConfigTexts, read_configs
 from nightshift_experience.opportunities.facts import RunFact, facts_of
+from nightshift_experience.runs import Outcome, prompt_digest
+from nightshift_experience.sessions.cutting import SessionRun, cut
+from nightshift_experience.sessions.modes import EngagementMode, distribution
+from nightshift_experience.sessions.signals import measure
 
 LANGUAGES = LanguageDetector()
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +53,87 @@ def load_simulator(change: Callable[[str], str] = lambda source: source) -> Any:
     return module
 
 
+def truth_of(simulator: Any, seed: int, runs: int) -> dict[str, Any]:
+    """What was planted in a workshop of `runs` records."""
+    with tempfile.TemporaryDirectory() as folder:
+        with contextlib.redirect_stdout(io.StringIO()):
+            simulator.main(
+                ["--out", folder, "--runs", str(runs), "--seed", str(seed), "--layout", "flat-fast"]
+            )
+        truth: dict[str, Any] = json.loads((Path(folder) / "truth.json").read_text(encoding="utf-8"))
+    return truth
+
+
+@dataclass
+class Sittings:
+    """Production runs as sessions read them, and the planted sessions by the keys of their browsers."""
+
+    runs: list[SessionRun]
+    planted: dict[str, dict[str, Any]]
+
+
+def simulate_sessions(seed: int, runs: int) -> Sittings:
+    """The sessions of a workshop of `runs` records."""
+    truth = truth_of(load_simulator(), seed, runs)
+    found = [
+        SessionRun(
+            run_id=run["run_id"],
+            key=run["session_key"],
+            order_ms=run["ms"],
+            start_us=run["ms"] * 1000,
+            outcome=Outcome[run["disk_status"].upper()],
+            favorite=run["favourite"],
+            # As an import would have it: no record tells its language.
+            language=LANGUAGES.detect(run["prompt"]) if run["prompt"] else "",
+            interception_config=run["interception_config"] or "",
+            output_config=run["output_config"] or "",
+            seed=run["seed"],
+            repeats=run["regeneration_of"] is not None,
+            prompt=run["prompt"],
+            prompt_digest=prompt_digest(run["prompt"]) if run["prompt"] else "",
+        )
+        for run in truth["runs"]
+        if run["importable"] == "yes" and run["production"]
+    ]
+    return Sittings(found, {key: session for session in truth["sessions"] for key in session["keys"]})
+
+
+# The simulator's names of the engagement modes.
+PLANTED_MODES = {
+    "identity": EngagementMode.IDENTITY_EXPRESSION,
+    "aesthetic_search": EngagementMode.AESTHETIC_SEARCH,
+    "deconstruction": EngagementMode.DECONSTRUCTION,
+    "exploration": EngagementMode.EXPLORATION,
+    "boundary_testing": EngagementMode.BOUNDARY_TESTING,
+    "self_articulation": EngagementMode.SELF_ARTICULATION,
+    "optimization": EngagementMode.OPTIMIZATION,
+}
+
+
+def confusion(sittings: Sittings) -> Counter[tuple[EngagementMode, EngagementMode]]:
+    """(planted, found) modes of the sessions that were cut out of the runs."""
+    counted: Counter[tuple[EngagementMode, EngagementMode]] = Counter()
+    for found in cut(sittings.runs, 1800):
+        owners = Counter(sittings.planted[key]["session_id"] for key in found.keys if key in sittings.planted)
+        if owners:
+            owner = owners.most_common(1)[0][0]
+            planted = next(one for one in sittings.planted.values() if one["session_id"] == owner)
+            mode = distribution(measure(found.runs))[0].mode
+            counted[PLANTED_MODES[planted["mode"]], mode] += 1
+    return counted
+
+
+def macro_f1(counted: Counter[tuple[EngagementMode, EngagementMode]]) -> float:
+    """Mean over the modes of the F1 score, 0 to 1."""
+    scores = []
+    for mode in EngagementMode:
+        hits = counted[mode, mode]
+        planted = sum(count for (wanted, _), count in counted.items() if wanted == mode)
+        found = sum(count for (_, told), count in counted.items() if told == mode)
+        scores.append(2 * hits / (planted + found) if planted + found else 1.0)
+    return sum(scores) / len(scores)
+
+
 def simulate(
     seed: int,
     runs: int,
@@ -57,12 +143,7 @@ def simulate(
 ) -> Workshop:
     """A workshop of ``runs`` records; ``rename`` maps config ids of the platform to the simulator's."""
     simulator = simulator or load_simulator()
-    with tempfile.TemporaryDirectory() as folder:
-        with contextlib.redirect_stdout(io.StringIO()):
-            simulator.main(
-                ["--out", folder, "--runs", str(runs), "--seed", str(seed), "--layout", "flat-fast"]
-            )
-        truth = json.loads((Path(folder) / "truth.json").read_text(encoding="utf-8"))
+    truth = truth_of(simulator, seed, runs)
     rows, theme_of = [], {}
     for run in truth["runs"]:
         if run["importable"] != "yes" or not run["production"] or not run["prompt"]:

@@ -21,6 +21,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from nightshift.experience.v1 import experience_service_pb2 as experience_pb
 from nightshift.experience.v1 import experience_service_pb2_grpc as experience_grpc
 from nightshift.experience.v1 import resources_pb2 as experience_types
+from nightshift.experience.v1 import sessions_pb2
 from nightshift.lab.v1 import lab_service_pb2 as lab_pb
 from nightshift.lab.v1 import lab_service_pb2_grpc as lab_grpc
 from nightshift.lab.v1 import resources_pb2 as lab_types
@@ -226,6 +227,13 @@ class ExperienceStandIn(_Acting, experience_grpc.ExperienceServiceServicer):
         )
         self.state.pending_embedding_count = left
         self.state.embedded_count += done
+        return answer
+
+    async def SummarizeSessions(self, request: Any, context: Any) -> Any:
+        answer = await self.effect(
+            "experience.summarized", request.parent, sessions_pb2.SummarizeSessionsResponse(run_count=9)
+        )
+        self.state.pending_session_count = 0
         return answer
 
     async def DetectOpportunities(self, request: Any, context: Any) -> Any:

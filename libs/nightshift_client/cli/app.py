@@ -21,6 +21,7 @@ from nightshift_client.cli import (
     now,
     plane,
     runs,
+    sessions,
     skills,
     train,
 )
@@ -46,7 +47,22 @@ def build() -> typer.Typer:
     ) -> None:
         """The self-improvement plane: what happened, what it would change, and your word on it."""
 
-    groups = (plane, runs, skills, approvals, autonomy, lab, configs, train, gpu, gpus, now, incidents, audit)
+    groups = (
+        plane,
+        runs,
+        sessions,
+        skills,
+        approvals,
+        autonomy,
+        lab,
+        configs,
+        train,
+        gpu,
+        gpus,
+        now,
+        incidents,
+        audit,
+    )
     for group in groups:
         group.register(app)
     return app

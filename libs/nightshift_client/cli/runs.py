@@ -117,7 +117,7 @@ def list_runs(
         session.print_json(answer)
         return
     _show_runs(session, answer.runs)
-    _more(session, answer.next_page_token)
+    say_more(session, answer.next_page_token)
 
 
 def show_run(
@@ -255,7 +255,7 @@ def performance(
         session.show(table(*columns, rows=rows))
     else:
         session.say("No production run: nightshift import DIR --platform DIR")
-    _more(session, answer.next_page_token)
+    say_more(session, answer.next_page_token)
 
 
 def opportunities(session: Session, project: ProjectOption = "default", limit: LimitOption = 20) -> None:
@@ -382,6 +382,7 @@ def _rate(rate: resources_pb2.Rate) -> str:
     return f"{rate.value:.0%} [{rate.lower:.0%}-{rate.upper:.0%}]" if rate.total else "-"
 
 
-def _more(session: Session, token: str) -> None:
+def say_more(session: Session, token: str) -> None:
+    """How to see the next page, where there is one."""
     if token:
         session.errors.print(visible(f"There are more: --page-token {token}"), soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from zoneinfo import ZoneInfo
 
 from nightshift.experience.v1.experience_service_pb2_grpc import add_ExperienceServiceServicer_to_server
 from nightshift_experience.aggregation.aggregator import Aggregator
@@ -16,6 +17,7 @@ from nightshift_experience.languages import LanguageDetector
 from nightshift_experience.opportunities import OpportunityService
 from nightshift_experience.rpc.servicer import ExperienceServicer
 from nightshift_experience.search import SearchService
+from nightshift_experience.sessions.service import SessionService
 from nightshift_experience.sources.devserver.devices import ProductionRule
 from nightshift_experience.store.run_writes import WritingRules
 from nightshift_kit.clock import Clock
@@ -36,6 +38,7 @@ class Core:
     imports: Imports
     experience: Experience
     aggregator: Aggregator
+    sessions: SessionService
 
 
 def make_core(db: Database, clock: Clock, settings: ExperienceSettings, plane: PlaneSettings) -> Core:
@@ -54,6 +57,7 @@ def make_core(db: Database, clock: Clock, settings: ExperienceSettings, plane: P
         imports=Imports(db, clock, new_id, importing),
         experience=Experience(db),
         aggregator=Aggregator(db, clock),
+        sessions=SessionService(db, clock, gap_s=settings.session_gap_s, zone=ZoneInfo(plane.time_zone)),
     )
 
 
@@ -85,6 +89,7 @@ async def wire(wiring: Wiring) -> None:
         aggregator=core.aggregator,
         search=search,
         opportunities=opportunities,
+        sessions=core.sessions,
         clock=wiring.clock,
     )
     wiring.add(add_ExperienceServiceServicer_to_server, servicer, SERVICE)

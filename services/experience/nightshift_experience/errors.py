@@ -3,7 +3,7 @@
 NightshiftError
 ├── PromptTooLarge, NonFinite, ValueNegative, TimeOrder, TimestampFuture,
 │   SourceUnknown, SourceReserved                                 INVALID_ARGUMENT
-├── RunUnknown, ImportJobUnknown, DirectoryNotFound                NOT_FOUND
+├── RunUnknown, SessionUnknown, ImportJobUnknown, DirectoryNotFound  NOT_FOUND
 ├── RunIdReused                                                    ALREADY_EXISTS
 └── ImportRunning, ImportJobEnded                                  FAILED_PRECONDITION
 """
@@ -59,6 +59,12 @@ class RunUnknown(NotFound):
     """There is no such run."""
 
     reason = "RUN_UNKNOWN"
+
+
+class SessionUnknown(NotFound):
+    """No session has this name now."""
+
+    reason = "SESSION_UNKNOWN"
 
 
 class ImportJobUnknown(NotFound):

@@ -98,3 +98,22 @@ class OpportunityName:
     def name(self) -> str:
         """The resource name."""
         return f"projects/{self.project}/opportunities/{self.opportunity}"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionName:
+    """Name of a session: "projects/{project}/sessions/{session}"."""
+
+    project: str
+    session: str
+
+    @classmethod
+    def parse(cls, name: str, field: str = "name") -> Self:
+        """Raises IdInvalid."""
+        project, session = _parts(name, field, "projects/{project}/sessions/{session}")
+        return cls(_checked(project, field), session)
+
+    @property
+    def name(self) -> str:
+        """The resource name."""
+        return f"projects/{self.project}/sessions/{self.session}"

@@ -885,6 +885,8 @@ class ExperienceState(_message.Message):
     AGGREGATE_TIME_FIELD_NUMBER: _builtins.int
     DETECT_TIME_FIELD_NUMBER: _builtins.int
     PENDING_DETECTION_COUNT_FIELD_NUMBER: _builtins.int
+    SUMMARIZE_TIME_FIELD_NUMBER: _builtins.int
+    PENDING_SESSION_COUNT_FIELD_NUMBER: _builtins.int
     run_count: _builtins.int
     """Stored runs."""
     production_run_count: _builtins.int
@@ -897,6 +899,8 @@ class ExperienceState(_message.Message):
     """Runs stored or changed since the last aggregation."""
     pending_detection_count: _builtins.int
     """Runs stored or changed since then."""
+    pending_session_count: _builtins.int
+    """Runs stored or changed since then."""
     @_builtins.property
     def aggregate_time(self) -> _timestamp_pb2.Timestamp:
         """When the last aggregation ended; absent if never."""
@@ -904,6 +908,10 @@ class ExperienceState(_message.Message):
     @_builtins.property
     def detect_time(self) -> _timestamp_pb2.Timestamp:
         """When opportunities were last looked for; absent if never."""
+
+    @_builtins.property
+    def summarize_time(self) -> _timestamp_pb2.Timestamp:
+        """When runs were last put into sessions; absent if never."""
 
     def __init__(
         self,
@@ -916,10 +924,12 @@ class ExperienceState(_message.Message):
         aggregate_time: _timestamp_pb2.Timestamp | None = ...,
         detect_time: _timestamp_pb2.Timestamp | None = ...,
         pending_detection_count: _builtins.int = ...,
+        summarize_time: _timestamp_pb2.Timestamp | None = ...,
+        pending_session_count: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["aggregate_time", b"aggregate_time", "detect_time", b"detect_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["aggregate_time", b"aggregate_time", "detect_time", b"detect_time", "summarize_time", b"summarize_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregate_time", b"aggregate_time", "detect_time", b"detect_time", "embedded_count", b"embedded_count", "pending_aggregation_count", b"pending_aggregation_count", "pending_detection_count", b"pending_detection_count", "pending_embedding_count", b"pending_embedding_count", "production_run_count", b"production_run_count", "run_count", b"run_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregate_time", b"aggregate_time", "detect_time", b"detect_time", "embedded_count", b"embedded_count", "pending_aggregation_count", b"pending_aggregation_count", "pending_detection_count", b"pending_detection_count", "pending_embedding_count", b"pending_embedding_count", "pending_session_count", b"pending_session_count", "production_run_count", b"production_run_count", "run_count", b"run_count", "summarize_time", b"summarize_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,6 +5,7 @@ import warnings
 
 from nightshift.experience.v1 import experience_service_pb2 as nightshift_dot_experience_dot_v1_dot_experience__service__pb2
 from nightshift.experience.v1 import resources_pb2 as nightshift_dot_experience_dot_v1_dot_resources__pb2
+from nightshift.experience.v1 import sessions_pb2 as nightshift_dot_experience_dot_v1_dot_sessions__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -116,6 +117,21 @@ class ExperienceServiceStub:
                 request_serializer=nightshift_dot_experience_dot_v1_dot_experience__service__pb2.GetOpportunityRequest.SerializeToString,
                 response_deserializer=nightshift_dot_experience_dot_v1_dot_resources__pb2.Opportunity.FromString,
                 _registered_method=True)
+        self.GetSession = channel.unary_unary(
+                '/nightshift.experience.v1.ExperienceService/GetSession',
+                request_serializer=nightshift_dot_experience_dot_v1_dot_sessions__pb2.GetSessionRequest.SerializeToString,
+                response_deserializer=nightshift_dot_experience_dot_v1_dot_sessions__pb2.Session.FromString,
+                _registered_method=True)
+        self.ListSessions = channel.unary_unary(
+                '/nightshift.experience.v1.ExperienceService/ListSessions',
+                request_serializer=nightshift_dot_experience_dot_v1_dot_sessions__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=nightshift_dot_experience_dot_v1_dot_sessions__pb2.ListSessionsResponse.FromString,
+                _registered_method=True)
+        self.ListDailySummaries = channel.unary_unary(
+                '/nightshift.experience.v1.ExperienceService/ListDailySummaries',
+                request_serializer=nightshift_dot_experience_dot_v1_dot_sessions__pb2.ListDailySummariesRequest.SerializeToString,
+                response_deserializer=nightshift_dot_experience_dot_v1_dot_sessions__pb2.ListDailySummariesResponse.FromString,
+                _registered_method=True)
         self.GetExperienceState = channel.unary_unary(
                 '/nightshift.experience.v1.ExperienceService/GetExperienceState',
                 request_serializer=nightshift_dot_experience_dot_v1_dot_experience__service__pb2.GetExperienceStateRequest.SerializeToString,
@@ -130,6 +146,11 @@ class ExperienceServiceStub:
                 '/nightshift.experience.v1.ExperienceService/EmbedPending',
                 request_serializer=nightshift_dot_experience_dot_v1_dot_experience__service__pb2.EmbedPendingRequest.SerializeToString,
                 response_deserializer=nightshift_dot_experience_dot_v1_dot_experience__service__pb2.EmbedPendingResponse.FromString,
+                _registered_method=True)
+        self.SummarizeSessions = channel.unary_unary(
+                '/nightshift.experience.v1.ExperienceService/SummarizeSessions',
+                request_serializer=nightshift_dot_experience_dot_v1_dot_sessions__pb2.SummarizeSessionsRequest.SerializeToString,
+                response_deserializer=nightshift_dot_experience_dot_v1_dot_sessions__pb2.SummarizeSessionsResponse.FromString,
                 _registered_method=True)
         self.DetectOpportunities = channel.unary_unary(
                 '/nightshift.experience.v1.ExperienceService/DetectOpportunities',
@@ -262,6 +283,28 @@ class ExperienceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSession(self, request, context):
+        """One session with the evidence for its modes. Errors: NOT_FOUND SESSION_UNKNOWN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSessions(self, request, context):
+        """Sessions, newest first. Errors: INVALID_ARGUMENT ENUM_UNKNOWN, TIME_ORDER, PAGE_SIZE_INVALID,
+        PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDailySummaries(self, request, context):
+        """Summarized days, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetExperienceState(self, request, context):
         """Counts, what waits for aggregation and for embedding, and the watermarks that skills plans by.
         """
@@ -280,6 +323,14 @@ class ExperienceServiceServicer:
     def EmbedPending(self, request, context):
         """Embeds at most limit production prompts that wait, in a child process. Interruptible; call again until
         remaining_count is 0.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SummarizeSessions(self, request, context):
+        """Puts new and changed production runs into sessions, says what each session was after, and tells each day
+        in words, from the watermark on. Interruptible; goes on where it stopped.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -375,6 +426,21 @@ def add_ExperienceServiceServicer_to_server(servicer, server):
                     request_deserializer=nightshift_dot_experience_dot_v1_dot_experience__service__pb2.GetOpportunityRequest.FromString,
                     response_serializer=nightshift_dot_experience_dot_v1_dot_resources__pb2.Opportunity.SerializeToString,
             ),
+            'GetSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSession,
+                    request_deserializer=nightshift_dot_experience_dot_v1_dot_sessions__pb2.GetSessionRequest.FromString,
+                    response_serializer=nightshift_dot_experience_dot_v1_dot_sessions__pb2.Session.SerializeToString,
+            ),
+            'ListSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessions,
+                    request_deserializer=nightshift_dot_experience_dot_v1_dot_sessions__pb2.ListSessionsRequest.FromString,
+                    response_serializer=nightshift_dot_experience_dot_v1_dot_sessions__pb2.ListSessionsResponse.SerializeToString,
+            ),
+            'ListDailySummaries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDailySummaries,
+                    request_deserializer=nightshift_dot_experience_dot_v1_dot_sessions__pb2.ListDailySummariesRequest.FromString,
+                    response_serializer=nightshift_dot_experience_dot_v1_dot_sessions__pb2.ListDailySummariesResponse.SerializeToString,
+            ),
             'GetExperienceState': grpc.unary_unary_rpc_method_handler(
                     servicer.GetExperienceState,
                     request_deserializer=nightshift_dot_experience_dot_v1_dot_experience__service__pb2.GetExperienceStateRequest.FromString,
@@ -389,6 +455,11 @@ def add_ExperienceServiceServicer_to_server(servicer, server):
                     servicer.EmbedPending,
                     request_deserializer=nightshift_dot_experience_dot_v1_dot_experience__service__pb2.EmbedPendingRequest.FromString,
                     response_serializer=nightshift_dot_experience_dot_v1_dot_experience__service__pb2.EmbedPendingResponse.SerializeToString,
+            ),
+            'SummarizeSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.SummarizeSessions,
+                    request_deserializer=nightshift_dot_experience_dot_v1_dot_sessions__pb2.SummarizeSessionsRequest.FromString,
+                    response_serializer=nightshift_dot_experience_dot_v1_dot_sessions__pb2.SummarizeSessionsResponse.SerializeToString,
             ),
             'DetectOpportunities': grpc.unary_unary_rpc_method_handler(
                     servicer.DetectOpportunities,
@@ -840,6 +911,87 @@ class ExperienceService:
             _registered_method=True)
 
     @staticmethod
+    def GetSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.experience.v1.ExperienceService/GetSession',
+            nightshift_dot_experience_dot_v1_dot_sessions__pb2.GetSessionRequest.SerializeToString,
+            nightshift_dot_experience_dot_v1_dot_sessions__pb2.Session.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.experience.v1.ExperienceService/ListSessions',
+            nightshift_dot_experience_dot_v1_dot_sessions__pb2.ListSessionsRequest.SerializeToString,
+            nightshift_dot_experience_dot_v1_dot_sessions__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDailySummaries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.experience.v1.ExperienceService/ListDailySummaries',
+            nightshift_dot_experience_dot_v1_dot_sessions__pb2.ListDailySummariesRequest.SerializeToString,
+            nightshift_dot_experience_dot_v1_dot_sessions__pb2.ListDailySummariesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetExperienceState(request,
             target,
             options=(),
@@ -910,6 +1062,33 @@ class ExperienceService:
             '/nightshift.experience.v1.ExperienceService/EmbedPending',
             nightshift_dot_experience_dot_v1_dot_experience__service__pb2.EmbedPendingRequest.SerializeToString,
             nightshift_dot_experience_dot_v1_dot_experience__service__pb2.EmbedPendingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SummarizeSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.experience.v1.ExperienceService/SummarizeSessions',
+            nightshift_dot_experience_dot_v1_dot_sessions__pb2.SummarizeSessionsRequest.SerializeToString,
+            nightshift_dot_experience_dot_v1_dot_sessions__pb2.SummarizeSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

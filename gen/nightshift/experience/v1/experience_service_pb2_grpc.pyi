@@ -7,6 +7,7 @@ from collections import abc as _abc
 from grpc import aio as _aio
 from nightshift.experience.v1 import experience_service_pb2 as _experience_service_pb2
 from nightshift.experience.v1 import resources_pb2 as _resources_pb2
+from nightshift.experience.v1 import sessions_pb2 as _sessions_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -78,6 +79,14 @@ class ExperienceServiceStub:
     """Found opportunities, best first."""
     GetOpportunity: _grpc.UnaryUnaryMultiCallable[_experience_service_pb2.GetOpportunityRequest, _resources_pb2.Opportunity]
     """One opportunity. Errors: NOT_FOUND OPPORTUNITY_UNKNOWN."""
+    GetSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.GetSessionRequest, _sessions_pb2.Session]
+    """One session with the evidence for its modes. Errors: NOT_FOUND SESSION_UNKNOWN."""
+    ListSessions: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ListSessionsRequest, _sessions_pb2.ListSessionsResponse]
+    """Sessions, newest first. Errors: INVALID_ARGUMENT ENUM_UNKNOWN, TIME_ORDER, PAGE_SIZE_INVALID,
+    PAGE_TOKEN_INVALID.
+    """
+    ListDailySummaries: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ListDailySummariesRequest, _sessions_pb2.ListDailySummariesResponse]
+    """Summarized days, newest first."""
     GetExperienceState: _grpc.UnaryUnaryMultiCallable[_experience_service_pb2.GetExperienceStateRequest, _experience_service_pb2.ExperienceState]
     """Counts, what waits for aggregation and for embedding, and the watermarks that skills plans by."""
     Aggregate: _grpc.UnaryUnaryMultiCallable[_experience_service_pb2.AggregateRequest, _experience_service_pb2.AggregateResponse]
@@ -87,6 +96,10 @@ class ExperienceServiceStub:
     EmbedPending: _grpc.UnaryUnaryMultiCallable[_experience_service_pb2.EmbedPendingRequest, _experience_service_pb2.EmbedPendingResponse]
     """Embeds at most limit production prompts that wait, in a child process. Interruptible; call again until
     remaining_count is 0.
+    """
+    SummarizeSessions: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.SummarizeSessionsRequest, _sessions_pb2.SummarizeSessionsResponse]
+    """Puts new and changed production runs into sessions, says what each session was after, and tells each day
+    in words, from the watermark on. Interruptible; goes on where it stopped.
     """
     DetectOpportunities: _grpc.UnaryUnaryMultiCallable[_experience_service_pb2.DetectOpportunitiesRequest, _experience_service_pb2.DetectOpportunitiesResponse]
     """Looks for themes without a config and for weak configs, and stores what it finds."""
@@ -140,6 +153,14 @@ class ExperienceServiceAsyncStub(ExperienceServiceStub):
     """Found opportunities, best first."""
     GetOpportunity: _aio.UnaryUnaryMultiCallable[_experience_service_pb2.GetOpportunityRequest, _resources_pb2.Opportunity]  # type: ignore[assignment]
     """One opportunity. Errors: NOT_FOUND OPPORTUNITY_UNKNOWN."""
+    GetSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.GetSessionRequest, _sessions_pb2.Session]  # type: ignore[assignment]
+    """One session with the evidence for its modes. Errors: NOT_FOUND SESSION_UNKNOWN."""
+    ListSessions: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ListSessionsRequest, _sessions_pb2.ListSessionsResponse]  # type: ignore[assignment]
+    """Sessions, newest first. Errors: INVALID_ARGUMENT ENUM_UNKNOWN, TIME_ORDER, PAGE_SIZE_INVALID,
+    PAGE_TOKEN_INVALID.
+    """
+    ListDailySummaries: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ListDailySummariesRequest, _sessions_pb2.ListDailySummariesResponse]  # type: ignore[assignment]
+    """Summarized days, newest first."""
     GetExperienceState: _aio.UnaryUnaryMultiCallable[_experience_service_pb2.GetExperienceStateRequest, _experience_service_pb2.ExperienceState]  # type: ignore[assignment]
     """Counts, what waits for aggregation and for embedding, and the watermarks that skills plans by."""
     Aggregate: _aio.UnaryUnaryMultiCallable[_experience_service_pb2.AggregateRequest, _experience_service_pb2.AggregateResponse]  # type: ignore[assignment]
@@ -149,6 +170,10 @@ class ExperienceServiceAsyncStub(ExperienceServiceStub):
     EmbedPending: _aio.UnaryUnaryMultiCallable[_experience_service_pb2.EmbedPendingRequest, _experience_service_pb2.EmbedPendingResponse]  # type: ignore[assignment]
     """Embeds at most limit production prompts that wait, in a child process. Interruptible; call again until
     remaining_count is 0.
+    """
+    SummarizeSessions: _aio.UnaryUnaryMultiCallable[_sessions_pb2.SummarizeSessionsRequest, _sessions_pb2.SummarizeSessionsResponse]  # type: ignore[assignment]
+    """Puts new and changed production runs into sessions, says what each session was after, and tells each day
+    in words, from the watermark on. Interruptible; goes on where it stopped.
     """
     DetectOpportunities: _aio.UnaryUnaryMultiCallable[_experience_service_pb2.DetectOpportunitiesRequest, _experience_service_pb2.DetectOpportunitiesResponse]  # type: ignore[assignment]
     """Looks for themes without a config and for weak configs, and stores what it finds."""
@@ -297,6 +322,32 @@ class ExperienceServiceServicer(metaclass=_abc_1.ABCMeta):
         """One opportunity. Errors: NOT_FOUND OPPORTUNITY_UNKNOWN."""
 
     @_abc_1.abstractmethod
+    def GetSession(
+        self,
+        request: _sessions_pb2.GetSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sessions_pb2.Session, _abc.Awaitable[_sessions_pb2.Session]]:
+        """One session with the evidence for its modes. Errors: NOT_FOUND SESSION_UNKNOWN."""
+
+    @_abc_1.abstractmethod
+    def ListSessions(
+        self,
+        request: _sessions_pb2.ListSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sessions_pb2.ListSessionsResponse, _abc.Awaitable[_sessions_pb2.ListSessionsResponse]]:
+        """Sessions, newest first. Errors: INVALID_ARGUMENT ENUM_UNKNOWN, TIME_ORDER, PAGE_SIZE_INVALID,
+        PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDailySummaries(
+        self,
+        request: _sessions_pb2.ListDailySummariesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sessions_pb2.ListDailySummariesResponse, _abc.Awaitable[_sessions_pb2.ListDailySummariesResponse]]:
+        """Summarized days, newest first."""
+
+    @_abc_1.abstractmethod
     def GetExperienceState(
         self,
         request: _experience_service_pb2.GetExperienceStateRequest,
@@ -322,6 +373,16 @@ class ExperienceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_experience_service_pb2.EmbedPendingResponse, _abc.Awaitable[_experience_service_pb2.EmbedPendingResponse]]:
         """Embeds at most limit production prompts that wait, in a child process. Interruptible; call again until
         remaining_count is 0.
+        """
+
+    @_abc_1.abstractmethod
+    def SummarizeSessions(
+        self,
+        request: _sessions_pb2.SummarizeSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sessions_pb2.SummarizeSessionsResponse, _abc.Awaitable[_sessions_pb2.SummarizeSessionsResponse]]:
+        """Puts new and changed production runs into sessions, says what each session was after, and tells each day
+        in words, from the watermark on. Interruptible; goes on where it stopped.
         """
 
     @_abc_1.abstractmethod

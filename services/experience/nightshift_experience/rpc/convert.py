@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import datetime, timedelta
+from typing import Any, Protocol
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -122,6 +123,33 @@ def instant_us(stamp: Timestamp, field: str) -> int:
     if not (_FIRST_SECOND <= stamp.seconds <= _LAST_SECOND and 0 <= stamp.nanos < 1_000_000_000):
         raise FieldInvalid.at(field, "is no instant of the years 1 to 9999")
     return stamp.seconds * 1_000_000 + stamp.nanos // 1000
+
+
+class Windowed(Protocol):
+    """A request for what began in a window."""
+
+    @property
+    def start_time(self) -> Timestamp:
+        """From here on."""
+        ...
+
+    @property
+    def end_time(self) -> Timestamp:
+        """Before here."""
+        ...
+
+    def HasField(self, field: Any, /) -> bool:
+        """Whether a bound is told."""
+        ...
+
+
+def window_us(request: Windowed) -> tuple[int | None, int | None]:
+    """[start, end) in microseconds since 1970 UTC, None without a bound. Raises FieldInvalid, TimeOrder."""
+    start = instant_us(request.start_time, "start_time") if request.HasField("start_time") else None
+    end = instant_us(request.end_time, "end_time") if request.HasField("end_time") else None
+    if start is not None and end is not None and end < start:
+        raise TimeOrder.at("end_time", "lies before start_time")
+    return start, end
 
 
 def feedback_kind(kind: int, field: str) -> int:

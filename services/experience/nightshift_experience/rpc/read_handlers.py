@@ -8,13 +8,13 @@ from typing import Any
 from nightshift.experience.v1 import experience_service_pb2 as pb
 from nightshift.experience.v1 import resources_pb2 as resources
 from nightshift_experience.aggregation.aggregator import Aggregator
-from nightshift_experience.errors import TimeOrder
 from nightshift_experience.experience import Experience
 from nightshift_experience.filters import parse_filter
 from nightshift_experience.resources import RunName, parse_project
 from nightshift_experience.rpc import render
-from nightshift_experience.rpc.convert import instant_us
+from nightshift_experience.rpc.convert import window_us
 from nightshift_experience.search import SearchService
+from nightshift_experience.sessions.service import SessionService
 from nightshift_kit.pages import decode_token, encode_token, page_size, query_digest
 from nightshift_kit.rpc.context import current_call
 
@@ -28,6 +28,7 @@ class ReadHandlers:
     experience: Experience
     aggregator: Aggregator
     search: SearchService
+    sessions: SessionService
 
     async def GetRun(self, request: pb.GetRunRequest, context: Any) -> resources.Run:
         """See the proto."""
@@ -63,7 +64,7 @@ class ReadHandlers:
     ) -> pb.ListConfigPerformanceResponse:
         """See the proto."""
         project, size = parse_project(request.parent), page_size(request.page_size)
-        start_us, end_us = _window(request)
+        start_us, end_us = window_us(request)
         digest = query_digest(
             method="ListConfigPerformance", parent=request.parent, start_us=start_us, end_us=end_us
         )
@@ -85,6 +86,7 @@ class ReadHandlers:
         project = parse_project(request.parent)
         state, runs, production = await self.experience.state(project)
         embedded, waiting = await self.search.counts(project)
+        unsorted, summarize_us = await self.sessions.waiting(project)
         return pb.ExperienceState(
             run_count=runs,
             production_run_count=production,
@@ -94,6 +96,8 @@ class ReadHandlers:
             pending_detection_count=state.pending_detection,
             aggregate_time=render.timestamp(state.aggregate_us) if state.aggregate_us is not None else None,
             detect_time=render.timestamp(state.detect_us) if state.detect_us is not None else None,
+            pending_session_count=unsorted,
+            summarize_time=render.timestamp(summarize_us) if summarize_us is not None else None,
         )
 
     async def Aggregate(self, request: pb.AggregateRequest, context: Any) -> pb.AggregateResponse:
@@ -106,11 +110,3 @@ class ReadHandlers:
             regeneration_count=done.regeneration_count,
             corrected_count=done.corrected_count,
         )
-
-
-def _window(request: pb.ListConfigPerformanceRequest) -> tuple[int | None, int | None]:
-    start = instant_us(request.start_time, "start_time") if request.HasField("start_time") else None
-    end = instant_us(request.end_time, "end_time") if request.HasField("end_time") else None
-    if start is not None and end is not None and end < start:
-        raise TimeOrder.at("end_time", "lies before start_time")
-    return start, end

@@ -11,11 +11,15 @@ from nightshift_experience.opportunities import OpportunityService
 from nightshift_experience.rpc.read_handlers import ReadHandlers
 from nightshift_experience.rpc.record_handlers import RecordHandlers
 from nightshift_experience.rpc.search_handlers import SearchHandlers
+from nightshift_experience.rpc.session_handlers import SessionHandlers
 from nightshift_experience.search import SearchService
+from nightshift_experience.sessions.service import SessionService
 from nightshift_kit.clock import Clock
 
 
-class ExperienceServicer(RecordHandlers, ReadHandlers, SearchHandlers, ExperienceServiceServicer):
+class ExperienceServicer(
+    RecordHandlers, ReadHandlers, SearchHandlers, SessionHandlers, ExperienceServiceServicer
+):
     """Handlers over the core's objects."""
 
     def __init__(
@@ -27,6 +31,7 @@ class ExperienceServicer(RecordHandlers, ReadHandlers, SearchHandlers, Experienc
         aggregator: Aggregator,
         search: SearchService,
         opportunities: OpportunityService,
+        sessions: SessionService,
         clock: Clock,
     ) -> None:
         self.intake = intake
@@ -35,4 +40,5 @@ class ExperienceServicer(RecordHandlers, ReadHandlers, SearchHandlers, Experienc
         self.aggregator = aggregator
         self.search = search
         self.opportunities = opportunities
+        self.sessions = sessions
         self.clock = clock

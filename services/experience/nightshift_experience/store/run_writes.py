@@ -201,7 +201,7 @@ def put_runs(
 ) -> None:
     """Insert or replace rows and move counters and chains with them; `known` are those that may be there."""
     old = load_facts(connection, project, known)
-    created = load_create_us(connection, project, list(old))
+    origins = load_origins(connection, project, list(old))
     favorites = favorites_among(connection, project, list(merged))
     for run, item in merged.items():
         item.facts.favorite = run in favorites
@@ -225,10 +225,17 @@ def put_runs(
             else:
                 others.append((run, mark))
     rows = [
-        _row(project, item, seq, created.get(run, now_us))
+        _row(project, item, seq, origins[run][0] if run in origins else now_us)
         for seq, (run, item) in enumerate(merged.items(), first_seq)
     ]
     upsert(connection, tables.runs, rows)
+    moves = [
+        (project, seq, origins[run][1])
+        for seq, (run, item) in enumerate(merged.items(), first_seq)
+        if run in origins and origins[run][1] not in ("", item.session_key)
+    ]
+    if moves:
+        upsert(connection, tables.session_moves, moves)
     _store_marks(connection, project, others)
     apply_counters(connection, project, totals)
 
@@ -290,10 +297,13 @@ def facts_of(row: Sequence[Any]) -> Facts:
 FACTS_COLUMNS = _FACTS
 
 
-def load_create_us(connection: sa.Connection, project: str, run_ids: Sequence[str]) -> dict[str, int]:
-    """When these runs were first stored."""
-    rows = select_in(connection, tables.runs, ("run_id", "create_us"), project, "run_id", run_ids)
-    return {row[0]: row[1] for row in rows}
+def load_origins(
+    connection: sa.Connection, project: str, run_ids: Sequence[str]
+) -> dict[str, tuple[int, str]]:
+    """When these runs were first stored (µs), and the session key that they bear now."""
+    columns = ("run_id", "create_us", "session_key")
+    rows = select_in(connection, tables.runs, columns, project, "run_id", run_ids)
+    return {row[0]: (row[1], row[2]) for row in rows}
 
 
 def _known_records(

@@ -111,6 +111,26 @@ for _name, _columns, _where in (
 ):
     Index(_name, runs.c.project, *_columns, sqlite_where=text(_where), postgresql_where=text(_where))
 
+Index(
+    "runs_by_session",
+    runs.c.project,
+    runs.c.session_key,
+    runs.c.start_us,
+    sqlite_where=runs.c.production,
+    postgresql_where=runs.c.production,
+)
+
+session_moves = Table(
+    "session_moves",
+    metadata,
+    Column("project", Text, nullable=False),
+    # Of the change by which a run got another session key.
+    Column("change_seq", BigInteger, nullable=False),
+    # The key that it had before: its session there has lost the run.
+    Column("session_key", Text, nullable=False),
+    PrimaryKeyConstraint("project", "change_seq"),
+)
+
 run_records = Table(
     "run_records",
     metadata,
