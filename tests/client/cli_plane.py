@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nightshift.experience.v1 import experience_service_pb2, experience_service_pb2_grpc
+from nightshift.experience.v1 import profiles_pb2 as profile_types
 from nightshift.experience.v1 import resources_pb2 as experience_types
 from nightshift.lab.v1 import lab_service_pb2, lab_service_pb2_grpc
 from nightshift.lab.v1 import resources_pb2 as lab_types
@@ -302,6 +303,9 @@ class Runs(experience_service_pb2_grpc.ExperienceServiceServicer):
         "ExportRuns",
         "SearchRuns",
         "ListConfigPerformance",
+        "GetProfile",
+        "ListRecommendations",
+        "PredictRunCost",
     )
 
     def __init__(self) -> None:
@@ -349,6 +353,53 @@ class Runs(experience_service_pb2_grpc.ExperienceServiceServicer):
         rate = experience_types.Rate(count=1, total=10, value=0.1, lower=0.02, upper=0.4)
         row = experience_types.ConfigPerformance(config="kartenhaus", production_runs=10, favorite_rate=rate)
         return experience_service_pb2.ListConfigPerformanceResponse(config_performance=[row])
+
+    async def GetProfile(self, request: Any, context: Any) -> Any:
+        cost = profile_types.CostStatistics(runs=8, min_usd=0.5, median_usd=0.8, mean_usd=0.9, max_usd=1.2)
+        group = profile_types.GroupStatistics(
+            key="3loop",
+            runs=8,
+            cost=cost,
+            qa_pass_rate=experience_types.Rate(count=6, total=8, value=0.75),
+            mean_rounds=2.5,
+            max_rounds=4,
+            score=0.81,
+        )
+        return profile_types.Profile(
+            name=request.name,
+            runs=8,
+            sufficient_data=True,
+            modes=[group],
+            strategies=[profile_types.GroupStatistics(key=HOSTILE, runs=1, cost=cost)],
+            total=group,
+            preferred_mode="3loop",
+            rounds_distribution=[profile_types.RoundsCount(rounds=2, runs=8)],
+            trend=profile_types.Trend(runs=5, quality_change=-0.2, cost_change=0.1, worse_probability=0.6),
+            left_out=[experience_types.Count(key="COST_IMPLAUSIBLE", count=1)],
+            left_out_runs=[
+                profile_types.LeftOutRun(run="projects/default/runs/run_9", reason="COST_IMPLAUSIBLE")
+            ],
+        )
+
+    async def ListRecommendations(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        found = profile_types.Recommendation(
+            category=profile_types.RECOMMENDATION_CATEGORY_MODE,
+            current_value="2loop",
+            recommended_value="3loop",
+            explanation=f"Because {HOSTILE}",
+            confidence=profile_types.CONFIDENCE_MEDIUM,
+            estimated_impact=profile_types.Impact(cost_usd=-0.4, cost_percent=-33.3, quality_points=4.0),
+        )
+        return profile_types.ListRecommendationsResponse(
+            recommendations=[found], settings=request.settings, runs=8
+        )
+
+    async def PredictRunCost(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        return profile_types.RunCostPrediction(
+            median_usd=0.8, lower_usd=0.05, upper_usd=1.2, level=0.6, runs=4, basis="mode 3loop"
+        )
 
 
 class Monitor(monitor_service_pb2_grpc.MonitorServiceServicer):

@@ -117,7 +117,8 @@ def test_every_command_has_the_shared_options_and_a_help() -> None:
         train start|train watch|train list|train pause|train resume|train cancel|
         train estimate|adapters list|activity|preemptions list|audit list|audit verify|lock|unlock|
         credentials create|probes|gpu status|incidents list|incidents show|incidents ack|
-        incidents resolve|gpus"""
+        incidents resolve|gpus|profile|recommendations list|recommendations check|
+        recommendations predict"""
     assert {tuple(each.split()) for each in wanted.split("|")} <= set(found)
 
 
@@ -256,7 +257,14 @@ def test_users_words_never_steer_the_terminal(
 
 @pytest.mark.parametrize(
     "arguments",
-    [("runs", "list"), ("configs", "performance"), ("configs", "reports"), ("skills", "list"), ("status",)],
+    [
+        ("runs", "list"),
+        ("profile",),
+        ("configs", "performance"),
+        ("configs", "reports"),
+        ("skills", "list"),
+        ("status",),
+    ],
 )
 def test_tables_fit_80_columns(nightshift: Run, plane: CommandPlane, arguments: tuple[str, ...]) -> None:
     done = nightshift(*arguments)
@@ -578,3 +586,49 @@ def test_gpus_and_the_usual_week_in_words(nightshift: Run, plane: CommandPlane) 
     assert "120" in nightshift("activity", "--hours", "5").stdout
     assert plane.monitor.asked[-1].page_size == 5
     assert nightshift("activity", "--hours", "5", "--profile").returncode == 2
+
+
+def test_profile_and_advice_in_words(nightshift: Run, plane: CommandPlane) -> None:
+    shown = nightshift("profile", columns=120)
+    assert shown.returncode == 0 and not hidden(shown.stdout)
+    for part in (
+        "3loop ★",
+        "75% of 8",
+        "$0.80",
+        "$0.50-$1.20",
+        "0.81",
+        "2: 8",
+        "-20 points",
+        "COST_IMPLAUSIBLE",
+    ):
+        assert part in shown.stdout, part
+    told = nightshift(
+        "recommendations",
+        "list",
+        *("--mode", "2loop", "--max-rounds", "5", "--half-life", "30", "--only-given"),
+        *("--rule", "min_saving=0.3", "--rule", "min_runs=7"),
+        columns=200,
+    )
+    assert told.returncode == 0 and not hidden(told.stdout)
+    assert "mode: 2loop → 3loop  (medium confidence)" in told.stdout
+    assert "-$0.40 (-33 %), +4 points of quality" in told.stdout
+    asked = plane.runs.asked[-1]
+    assert (asked.settings.mode, asked.settings.max_rounds, asked.use_latest_run) == ("2loop", 5, False)
+    assert asked.half_life.seconds == 30 * 86_400
+    assert (asked.rules.min_saving, asked.rules.min_runs) == (0.3, 7)
+    assert not asked.settings.HasField("max_cost_usd")
+    cost = nightshift("recommendations", "predict", "--mode", "3loop")
+    assert "$0.80, with 60% between $0.05 and $1.20 (mode 3loop, 4 runs)" in " ".join(cost.stdout.split())
+    assert "4 runs allow no interval of 90%" in cost.stdout
+    assert nightshift("recommendations", "list", "--rule", "nonsense=1").returncode == 2
+
+
+def test_ci_acts_on_the_exit_status_of_a_check(nightshift: Run, plane: CommandPlane) -> None:
+    assert nightshift("recommendations", "check").returncode == 5
+    advised = nightshift("recommendations", "check", "--json", "--category", "mode")
+    assert advised.returncode == 5
+    assert json.loads(advised.stdout)["recommendations"][0]["recommended_value"] == "3loop"
+    assert nightshift("recommendations", "check", "--confidence", "high").returncode == 0
+    assert nightshift("recommendations", "check", "--category", "cost").returncode == 0
+    assert nightshift("recommendations", "check", "--confidence", "sure").returncode == 2
+    assert nightshift("recommendations", "check", "--category", "luck").returncode == 2

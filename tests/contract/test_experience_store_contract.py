@@ -14,7 +14,8 @@ import sqlalchemy as sa
 
 from nightshift_experience.aggregation.recount import recount
 from nightshift_experience.filters import parse_filter
-from nightshift_experience.runs import RunRecord, prompt_digest
+from nightshift_experience.profiles.counting import MeasureState
+from nightshift_experience.runs import Orchestration, RunRecord, prompt_digest
 from nightshift_experience.sources.devserver.devices import ProductionRule
 from nightshift_experience.store import search_tables, tables
 from nightshift_experience.store.import_state import (
@@ -33,6 +34,7 @@ from nightshift_experience.store.import_state import (
     put_paths,
 )
 from nightshift_experience.store.merging import content_digest, encode
+from nightshift_experience.store.profile_reads import read_profile
 from nightshift_experience.store.run_reads import get_run, list_runs, project_state, runs_by_id
 from nightshift_experience.store.run_writes import (
     CREATED,
@@ -139,6 +141,56 @@ def test_a_failed_batch_leaves_nothing(db: Database) -> None:
         db.write_sync(fails)
     assert db.read_sync(get_run, PROJECT, record(1).run_id) is None
     assert counted(db) == Counter()
+
+
+def test_profiles_are_read_by_few_steps(db: Database) -> None:
+    def told(number: int, cost: float | None, mode: str = "3LOOP", **how: Any) -> RunRecord:
+        made = Orchestration(mode=mode, strategy="fast", max_rounds=5, rounds=2, qa_status=1, **how)
+        return record(number, cost_usd=cost, orchestration=made)
+
+    store(db, *(told(number, 0.5 + number / 1000) for number in range(1, 31)))
+    store(db, told(40, 0.25, mode="2loop"), told(41, 9.75, mode=""), told(42, None), told(43, 1e300))
+    kept = counted(db)
+    assert kept["profile", "", "runs"] == 33
+    assert kept["profile_mode", "3loop", "runs"] == 31
+    snapshot = db.read_sync(read_profile, PROJECT, None, 5)
+    assert snapshot is not None
+    total = snapshot.profile.total.costs
+    assert (total.least_usd, total.most_usd) == (0.25, 9.75)
+    modes = {group.key: group.costs for group in snapshot.profile.modes}
+    assert (modes["3loop"].least_usd, modes["3loop"].most_usd) == (0.501, 0.53)
+    assert [dated.start_us for dated in snapshot.newest] == [
+        record(number).start_us for number in (42, 41, 40, 30, 29)
+    ]
+    assert snapshot.newest[0].max_cost_usd is None
+    assert snapshot.left_out_runs == ((record(43).run_id, MeasureState.COST_IMPLAUSIBLE),)
+    assert db.read_sync(read_profile, PROJECT, snapshot.version, 5) is None
+    # A record told anew takes back exactly what it counted, and the ends follow.
+    store(db, replace(told(41, 0.5, mode=""), revision="2"))
+    again = db.read_sync(read_profile, PROJECT, snapshot.version, 5)
+    assert again is not None and again.profile.total.costs.most_usd == 0.53
+    counted(db)
+    if db.backend == "sqlite":
+        plans = db.read_sync(
+            lambda c: [
+                row.detail
+                for where, order in (
+                    ("mode = '3loop' AND profiled = 1 AND cost_usd > 0", "cost_usd DESC"),
+                    ("strategy = 'fast' AND profiled = 1 AND cost_usd > 0", "cost_usd"),
+                    ("profiled = 1", "start_us DESC, run_id DESC"),
+                    ("profiled > 1 AND profiled < 5", "profiled, run_id"),
+                )
+                for row in c.execute(
+                    sa.text(
+                        f"EXPLAIN QUERY PLAN SELECT run_id FROM runs WHERE project = 'p' AND {where}"
+                        f" ORDER BY {order} LIMIT 1"
+                    )
+                )
+            ]
+        )
+        indexes = ["runs_by_mode_cost", "runs_by_strategy_cost", "runs_counted", "runs_left_out"]
+        assert len(plans) == 4, plans
+        assert all(name in plan for name, plan in zip(indexes, plans, strict=True)), plans
 
 
 def test_signals_mark_runs_before_and_after_they_come(db: Database) -> None:

@@ -119,6 +119,7 @@ async def experience(
             search=search,
             opportunities=opportunities,
             sessions=core.sessions,
+            profiles=core.profiles,
             clock=clock,
         )
         services = [(add_ExperienceServiceServicer_to_server, servicer, SERVICE)]

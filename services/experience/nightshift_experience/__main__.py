@@ -15,6 +15,7 @@ from nightshift_experience.importing.imports import Imports, ImportSettings
 from nightshift_experience.intake import Intake
 from nightshift_experience.languages import LanguageDetector
 from nightshift_experience.opportunities import OpportunityService
+from nightshift_experience.profiles.service import ProfileService
 from nightshift_experience.rpc.servicer import ExperienceServicer
 from nightshift_experience.search import SearchService
 from nightshift_experience.sessions.service import SessionService
@@ -39,6 +40,7 @@ class Core:
     experience: Experience
     aggregator: Aggregator
     sessions: SessionService
+    profiles: ProfileService
 
 
 def make_core(db: Database, clock: Clock, settings: ExperienceSettings, plane: PlaneSettings) -> Core:
@@ -58,6 +60,7 @@ def make_core(db: Database, clock: Clock, settings: ExperienceSettings, plane: P
         experience=Experience(db),
         aggregator=Aggregator(db, clock),
         sessions=SessionService(db, clock, gap_s=settings.session_gap_s, zone=ZoneInfo(plane.time_zone)),
+        profiles=ProfileService(db),
     )
 
 
@@ -90,6 +93,7 @@ async def wire(wiring: Wiring) -> None:
         search=search,
         opportunities=opportunities,
         sessions=core.sessions,
+        profiles=core.profiles,
         clock=wiring.clock,
     )
     wiring.add(add_ExperienceServiceServicer_to_server, servicer, SERVICE)

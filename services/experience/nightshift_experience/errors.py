@@ -2,10 +2,10 @@
 
 NightshiftError
 ├── PromptTooLarge, NonFinite, ValueNegative, TimeOrder, TimestampFuture,
-│   SourceUnknown, SourceReserved                                 INVALID_ARGUMENT
+│   SourceUnknown, SourceReserved, RulesInvalid                   INVALID_ARGUMENT
 ├── RunUnknown, SessionUnknown, ImportJobUnknown, DirectoryNotFound  NOT_FOUND
 ├── RunIdReused                                                    ALREADY_EXISTS
-└── ImportRunning, ImportJobEnded                                  FAILED_PRECONDITION
+└── ImportRunning, ImportJobEnded, CostUnknown                     FAILED_PRECONDITION
 """
 
 from __future__ import annotations
@@ -55,6 +55,12 @@ class SourceReserved(FieldError):
     reason = "SOURCE_RESERVED"
 
 
+class RulesInvalid(FieldError):
+    """A threshold or a weight is out of its range."""
+
+    reason = "RULES_INVALID"
+
+
 class RunUnknown(NotFound):
     """There is no such run."""
 
@@ -97,3 +103,10 @@ class ImportJobEnded(NightshiftError):
 
     code = Code.FAILED_PRECONDITION
     reason = "IMPORT_JOB_ENDED"
+
+
+class CostUnknown(NightshiftError):
+    """No run of the project tells what it cost."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "COST_UNKNOWN"

@@ -43,6 +43,17 @@ def _checked(project: str, field: str) -> str:
     return project
 
 
+def parse_profile(name: str, field: str = "name") -> str:
+    """The project's id out of "projects/{project}/profile". Raises IdInvalid."""
+    (project,) = _parts(name, field, "projects/{project}/profile")
+    return _checked(project, field)
+
+
+def profile_name(project: str) -> str:
+    """Name of a project's profile: "projects/{project}/profile"."""
+    return f"projects/{project}/profile"
+
+
 @dataclass(frozen=True, slots=True)
 class RunName:
     """Name of a run: "projects/{project}/runs/{run}"."""

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from nightshift.experience.v1 import experience_service_pb2 as nightshift_dot_experience_dot_v1_dot_experience__service__pb2
+from nightshift.experience.v1 import profiles_pb2 as nightshift_dot_experience_dot_v1_dot_profiles__pb2
 from nightshift.experience.v1 import resources_pb2 as nightshift_dot_experience_dot_v1_dot_resources__pb2
 from nightshift.experience.v1 import sessions_pb2 as nightshift_dot_experience_dot_v1_dot_sessions__pb2
 
@@ -131,6 +132,21 @@ class ExperienceServiceStub:
                 '/nightshift.experience.v1.ExperienceService/ListDailySummaries',
                 request_serializer=nightshift_dot_experience_dot_v1_dot_sessions__pb2.ListDailySummariesRequest.SerializeToString,
                 response_deserializer=nightshift_dot_experience_dot_v1_dot_sessions__pb2.ListDailySummariesResponse.FromString,
+                _registered_method=True)
+        self.GetProfile = channel.unary_unary(
+                '/nightshift.experience.v1.ExperienceService/GetProfile',
+                request_serializer=nightshift_dot_experience_dot_v1_dot_profiles__pb2.GetProfileRequest.SerializeToString,
+                response_deserializer=nightshift_dot_experience_dot_v1_dot_profiles__pb2.Profile.FromString,
+                _registered_method=True)
+        self.ListRecommendations = channel.unary_unary(
+                '/nightshift.experience.v1.ExperienceService/ListRecommendations',
+                request_serializer=nightshift_dot_experience_dot_v1_dot_profiles__pb2.ListRecommendationsRequest.SerializeToString,
+                response_deserializer=nightshift_dot_experience_dot_v1_dot_profiles__pb2.ListRecommendationsResponse.FromString,
+                _registered_method=True)
+        self.PredictRunCost = channel.unary_unary(
+                '/nightshift.experience.v1.ExperienceService/PredictRunCost',
+                request_serializer=nightshift_dot_experience_dot_v1_dot_profiles__pb2.PredictRunCostRequest.SerializeToString,
+                response_deserializer=nightshift_dot_experience_dot_v1_dot_profiles__pb2.RunCostPrediction.FromString,
                 _registered_method=True)
         self.GetExperienceState = channel.unary_unary(
                 '/nightshift.experience.v1.ExperienceService/GetExperienceState',
@@ -305,6 +321,31 @@ class ExperienceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetProfile(self, request, context):
+        """What a project's runs cost and how they fared, by mode and by strategy. Kept as runs arrive: cost does not grow
+        with history.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRecommendations(self, request, context):
+        """Advised changes of settings, at most one a category, with what speaks for each. Changes nothing. Followed on
+        unchanged history, none is taken back. Errors: INVALID_ARGUMENT RULES_INVALID, FIELD_INVALID (half_life not above
+        0), PAGE_SIZE_INVALID, PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PredictRunCost(self, request, context):
+        """What a run with these settings will cost, with an interval.
+        Errors: FAILED_PRECONDITION COST_UNKNOWN where no run tells a cost.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetExperienceState(self, request, context):
         """Counts, what waits for aggregation and for embedding, and the watermarks that skills plans by.
         """
@@ -440,6 +481,21 @@ def add_ExperienceServiceServicer_to_server(servicer, server):
                     servicer.ListDailySummaries,
                     request_deserializer=nightshift_dot_experience_dot_v1_dot_sessions__pb2.ListDailySummariesRequest.FromString,
                     response_serializer=nightshift_dot_experience_dot_v1_dot_sessions__pb2.ListDailySummariesResponse.SerializeToString,
+            ),
+            'GetProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProfile,
+                    request_deserializer=nightshift_dot_experience_dot_v1_dot_profiles__pb2.GetProfileRequest.FromString,
+                    response_serializer=nightshift_dot_experience_dot_v1_dot_profiles__pb2.Profile.SerializeToString,
+            ),
+            'ListRecommendations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRecommendations,
+                    request_deserializer=nightshift_dot_experience_dot_v1_dot_profiles__pb2.ListRecommendationsRequest.FromString,
+                    response_serializer=nightshift_dot_experience_dot_v1_dot_profiles__pb2.ListRecommendationsResponse.SerializeToString,
+            ),
+            'PredictRunCost': grpc.unary_unary_rpc_method_handler(
+                    servicer.PredictRunCost,
+                    request_deserializer=nightshift_dot_experience_dot_v1_dot_profiles__pb2.PredictRunCostRequest.FromString,
+                    response_serializer=nightshift_dot_experience_dot_v1_dot_profiles__pb2.RunCostPrediction.SerializeToString,
             ),
             'GetExperienceState': grpc.unary_unary_rpc_method_handler(
                     servicer.GetExperienceState,
@@ -981,6 +1037,87 @@ class ExperienceService:
             '/nightshift.experience.v1.ExperienceService/ListDailySummaries',
             nightshift_dot_experience_dot_v1_dot_sessions__pb2.ListDailySummariesRequest.SerializeToString,
             nightshift_dot_experience_dot_v1_dot_sessions__pb2.ListDailySummariesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.experience.v1.ExperienceService/GetProfile',
+            nightshift_dot_experience_dot_v1_dot_profiles__pb2.GetProfileRequest.SerializeToString,
+            nightshift_dot_experience_dot_v1_dot_profiles__pb2.Profile.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRecommendations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.experience.v1.ExperienceService/ListRecommendations',
+            nightshift_dot_experience_dot_v1_dot_profiles__pb2.ListRecommendationsRequest.SerializeToString,
+            nightshift_dot_experience_dot_v1_dot_profiles__pb2.ListRecommendationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PredictRunCost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.experience.v1.ExperienceService/PredictRunCost',
+            nightshift_dot_experience_dot_v1_dot_profiles__pb2.PredictRunCostRequest.SerializeToString,
+            nightshift_dot_experience_dot_v1_dot_profiles__pb2.RunCostPrediction.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ Experience: every run remembered, and what it teaches."""
 from collections import abc as _abc
 from grpc import aio as _aio
 from nightshift.experience.v1 import experience_service_pb2 as _experience_service_pb2
+from nightshift.experience.v1 import profiles_pb2 as _profiles_pb2
 from nightshift.experience.v1 import resources_pb2 as _resources_pb2
 from nightshift.experience.v1 import sessions_pb2 as _sessions_pb2
 import abc as _abc_1
@@ -87,6 +88,19 @@ class ExperienceServiceStub:
     """
     ListDailySummaries: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ListDailySummariesRequest, _sessions_pb2.ListDailySummariesResponse]
     """Summarized days, newest first."""
+    GetProfile: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.GetProfileRequest, _profiles_pb2.Profile]
+    """What a project's runs cost and how they fared, by mode and by strategy. Kept as runs arrive: cost does not grow
+    with history.
+    """
+    ListRecommendations: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.ListRecommendationsRequest, _profiles_pb2.ListRecommendationsResponse]
+    """Advised changes of settings, at most one a category, with what speaks for each. Changes nothing. Followed on
+    unchanged history, none is taken back. Errors: INVALID_ARGUMENT RULES_INVALID, FIELD_INVALID (half_life not above
+    0), PAGE_SIZE_INVALID, PAGE_TOKEN_INVALID.
+    """
+    PredictRunCost: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.PredictRunCostRequest, _profiles_pb2.RunCostPrediction]
+    """What a run with these settings will cost, with an interval.
+    Errors: FAILED_PRECONDITION COST_UNKNOWN where no run tells a cost.
+    """
     GetExperienceState: _grpc.UnaryUnaryMultiCallable[_experience_service_pb2.GetExperienceStateRequest, _experience_service_pb2.ExperienceState]
     """Counts, what waits for aggregation and for embedding, and the watermarks that skills plans by."""
     Aggregate: _grpc.UnaryUnaryMultiCallable[_experience_service_pb2.AggregateRequest, _experience_service_pb2.AggregateResponse]
@@ -161,6 +175,19 @@ class ExperienceServiceAsyncStub(ExperienceServiceStub):
     """
     ListDailySummaries: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ListDailySummariesRequest, _sessions_pb2.ListDailySummariesResponse]  # type: ignore[assignment]
     """Summarized days, newest first."""
+    GetProfile: _aio.UnaryUnaryMultiCallable[_profiles_pb2.GetProfileRequest, _profiles_pb2.Profile]  # type: ignore[assignment]
+    """What a project's runs cost and how they fared, by mode and by strategy. Kept as runs arrive: cost does not grow
+    with history.
+    """
+    ListRecommendations: _aio.UnaryUnaryMultiCallable[_profiles_pb2.ListRecommendationsRequest, _profiles_pb2.ListRecommendationsResponse]  # type: ignore[assignment]
+    """Advised changes of settings, at most one a category, with what speaks for each. Changes nothing. Followed on
+    unchanged history, none is taken back. Errors: INVALID_ARGUMENT RULES_INVALID, FIELD_INVALID (half_life not above
+    0), PAGE_SIZE_INVALID, PAGE_TOKEN_INVALID.
+    """
+    PredictRunCost: _aio.UnaryUnaryMultiCallable[_profiles_pb2.PredictRunCostRequest, _profiles_pb2.RunCostPrediction]  # type: ignore[assignment]
+    """What a run with these settings will cost, with an interval.
+    Errors: FAILED_PRECONDITION COST_UNKNOWN where no run tells a cost.
+    """
     GetExperienceState: _aio.UnaryUnaryMultiCallable[_experience_service_pb2.GetExperienceStateRequest, _experience_service_pb2.ExperienceState]  # type: ignore[assignment]
     """Counts, what waits for aggregation and for embedding, and the watermarks that skills plans by."""
     Aggregate: _aio.UnaryUnaryMultiCallable[_experience_service_pb2.AggregateRequest, _experience_service_pb2.AggregateResponse]  # type: ignore[assignment]
@@ -346,6 +373,37 @@ class ExperienceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_sessions_pb2.ListDailySummariesResponse, _abc.Awaitable[_sessions_pb2.ListDailySummariesResponse]]:
         """Summarized days, newest first."""
+
+    @_abc_1.abstractmethod
+    def GetProfile(
+        self,
+        request: _profiles_pb2.GetProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_profiles_pb2.Profile, _abc.Awaitable[_profiles_pb2.Profile]]:
+        """What a project's runs cost and how they fared, by mode and by strategy. Kept as runs arrive: cost does not grow
+        with history.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRecommendations(
+        self,
+        request: _profiles_pb2.ListRecommendationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_profiles_pb2.ListRecommendationsResponse, _abc.Awaitable[_profiles_pb2.ListRecommendationsResponse]]:
+        """Advised changes of settings, at most one a category, with what speaks for each. Changes nothing. Followed on
+        unchanged history, none is taken back. Errors: INVALID_ARGUMENT RULES_INVALID, FIELD_INVALID (half_life not above
+        0), PAGE_SIZE_INVALID, PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def PredictRunCost(
+        self,
+        request: _profiles_pb2.PredictRunCostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_profiles_pb2.RunCostPrediction, _abc.Awaitable[_profiles_pb2.RunCostPrediction]]:
+        """What a run with these settings will cost, with an interval.
+        Errors: FAILED_PRECONDITION COST_UNKNOWN where no run tells a cost.
+        """
 
     @_abc_1.abstractmethod
     def GetExperienceState(

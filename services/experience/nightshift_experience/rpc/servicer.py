@@ -8,6 +8,8 @@ from nightshift_experience.experience import Experience
 from nightshift_experience.importing.imports import Imports
 from nightshift_experience.intake import Intake
 from nightshift_experience.opportunities import OpportunityService
+from nightshift_experience.profiles.service import ProfileService
+from nightshift_experience.rpc.profile_handlers import ProfileHandlers
 from nightshift_experience.rpc.read_handlers import ReadHandlers
 from nightshift_experience.rpc.record_handlers import RecordHandlers
 from nightshift_experience.rpc.search_handlers import SearchHandlers
@@ -18,7 +20,12 @@ from nightshift_kit.clock import Clock
 
 
 class ExperienceServicer(
-    RecordHandlers, ReadHandlers, SearchHandlers, SessionHandlers, ExperienceServiceServicer
+    RecordHandlers,
+    ReadHandlers,
+    SearchHandlers,
+    SessionHandlers,
+    ProfileHandlers,
+    ExperienceServiceServicer,
 ):
     """Handlers over the core's objects."""
 
@@ -32,6 +39,7 @@ class ExperienceServicer(
         search: SearchService,
         opportunities: OpportunityService,
         sessions: SessionService,
+        profiles: ProfileService,
         clock: Clock,
     ) -> None:
         self.intake = intake
@@ -41,4 +49,5 @@ class ExperienceServicer(
         self.search = search
         self.opportunities = opportunities
         self.sessions = sessions
+        self.profiles = profiles
         self.clock = clock
