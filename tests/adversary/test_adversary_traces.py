@@ -315,6 +315,23 @@ TAMPERED: dict[str, tuple[str, tuple[str, ...]]] = {
             "UPDATE kit_outbox SET seq = 3 WHERE seq = -1",
         ),
     ),
+    "bytes that are no text": (
+        "skills",
+        ("UPDATE kit_outbox SET actor = CAST(x'ff' || CAST(actor AS BLOB) AS TEXT) WHERE seq = 3",),
+    ),
+    "bytes that are no text in the lab": (
+        "lab",
+        ("UPDATE kit_outbox SET subject = CAST(x'ff' || CAST(subject AS BLOB) AS TEXT) WHERE seq = 1",),
+    ),
+    "a payload of the lab that is no JSON": ("lab", ("UPDATE kit_outbox SET payload = '{' WHERE seq = 1",)),
+    "a payload of skills that is no text": (
+        "skills",
+        ("UPDATE kit_outbox SET payload = CAST(payload AS BLOB) WHERE seq = 2",),
+    ),
+    "sealed bytes that are no text": (
+        "skills",
+        ("UPDATE sealed_events SET actor = CAST(x'ff' || CAST(actor AS BLOB) AS TEXT) WHERE seq = 2",),
+    ),
     "a sealed kind": ("skills", ("UPDATE sealed_events SET kind = 'lock.released' WHERE seq = 2",)),
     "a sealed event left out": ("skills", ("DELETE FROM sealed_events WHERE seq = 4",)),
     "sealed events swapped": (

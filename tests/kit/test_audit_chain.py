@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -138,7 +139,8 @@ def flipped(row: SealedRow, column: int, bit: int) -> SealedRow | None:
     """The row with one bit of one column's stored bytes changed."""
     value = row[column]
     if isinstance(value, int):
-        changed: object = value ^ (1 << bit)
+        # The highest of 64 bits is the sign.
+        changed: object = value ^ (1 << bit) if bit < 63 else value - (1 << 63)
     else:
         raw = bytearray(str(value).encode())
         if bit >= len(raw) * 8:
@@ -148,14 +150,18 @@ def flipped(row: SealedRow, column: int, bit: int) -> SealedRow | None:
     return SealedRow._make([*row[:column], changed, *row[column + 1 :]])
 
 
+def bits_of(value: object) -> int:
+    """How many bits a column's stored value has."""
+    return 64 if isinstance(value, int) else len(str(value).encode()) * 8
+
+
 @pytest.mark.slow
 def test_every_single_bit_is_found() -> None:
     rows = small_log()
     tried = 0
     for index, row in enumerate(rows):
         for column in range(len(row)):
-            bits = 63 if isinstance(row[column], int) else len(str(row[column]).encode()) * 8
-            for bit in range(bits):
+            for bit in range(bits_of(row[column])):
                 changed = flipped(row, column, bit)
                 assert changed is not None
                 found = verify([*rows[:index], changed, *rows[index + 1 :]])
@@ -170,9 +176,7 @@ def test_any_bit_is_found(data: st.DataObject) -> None:
     rows = small_log()
     index = data.draw(st.integers(0, len(rows) - 1))
     column = data.draw(st.integers(0, 9))
-    value = rows[index][column]
-    bits = 63 if isinstance(value, int) else len(str(value).encode()) * 8
-    changed = flipped(rows[index], column, data.draw(st.integers(0, bits - 1)))
+    changed = flipped(rows[index], column, data.draw(st.integers(0, bits_of(rows[index][column]) - 1)))
     assert changed is not None
     assert verify([*rows[:index], changed, *rows[index + 1 :]]).first_bad_seq == index + 1
 
@@ -311,6 +315,99 @@ def test_a_checkpoint_that_was_not_synced_is_not_given_out(tmp_path: Path) -> No
     file = Checkpoints(tmp_path / "c.jsonl", KEY.public_key(), fsync=fails)
     with pytest.raises(StorageIo, match="EIO"):
         file.append(1, small_log()[0].hash, KEY, FakeClock())
+
+
+class Counting:
+    """A public key that counts the signatures it checks."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def verify(self, signature: bytes, data: bytes) -> None:
+        self.count += 1
+        KEY.public_key().verify(signature, data)
+
+
+def touched(path: Path, content: bytes) -> None:
+    """Another content of the same size; the kernel's clock has moved on since the file was written."""
+    written_ns = path.stat().st_ctime_ns
+    # CLOCK_REALTIME_COARSE, by which files get their times; Python has no name for it.
+    while time.clock_gettime_ns(5) <= written_ns:
+        time.sleep(0.001)
+    path.write_bytes(content)
+
+
+def test_each_signature_is_checked_once_and_all_of_them_after_a_start(tmp_path: Path) -> None:
+    rows = small_log()
+    checkpoints_of(tmp_path, rows, [1, 2, 3])
+    path = tmp_path / "audit" / "checkpoints.jsonl"
+    key: Any = Counting()
+    file = Checkpoints(path, key)
+    for position in (4, 5, 6):
+        file.append(position, rows[position - 1].hash, KEY, FakeClock())
+    assert key.count == 3, "those that stood there at the start, and no own one"
+    assert [mark.seq for mark in file.read()] == [1, 2, 3, 4, 5, 6]
+    assert key.count == 3
+    # Touched, and the same bytes: read again, and nothing more.
+    touched(path, path.read_bytes())
+    file.append(7, rows[6].hash, KEY, FakeClock())
+    assert key.count == 3
+    # Somebody with the key goes on: only what is new is checked.
+    Checkpoints(path, KEY.public_key()).append(7, rows[6].hash, KEY, FakeClock())
+    assert len(file.read()) == 8
+    file.append(7, rows[6].hash, KEY, FakeClock())
+    # By the reading and by the appending: only the latter keeps what it saw.
+    assert key.count == 5
+    restarted = Checkpoints(path, key)
+    restarted.append(7, rows[6].hash, KEY, FakeClock())
+    assert key.count == 5 + 9
+
+
+def test_what_was_checked_once_is_not_believed_once_it_has_changed(tmp_path: Path) -> None:
+    rows = small_log()
+    path = tmp_path / "audit" / "checkpoints.jsonl"
+    file = Checkpoints(path, KEY.public_key())
+    for position in (1, 4):
+        file.append(position, rows[position - 1].hash, KEY, FakeClock())
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 7):
+        raw = bytearray(whole)
+        raw[position] ^= 1
+        # At once, in whatever tick: the bytes are what counts.
+        path.write_bytes(raw)
+        with pytest.raises(AuditBroken):
+            file.read()
+    for changed in (raw, whole.replace(b'"number":1', b'"number":2')):
+        touched(path, bytes(changed))
+        with pytest.raises(AuditBroken):
+            file.append(7, rows[6].hash, KEY, FakeClock())
+    first, second = whole.splitlines(keepends=True)
+    for cut in (first, b"", first[:-5], second):
+        touched(path, cut)
+        known = Checkpoints(path, KEY.public_key())
+        outcomes = []
+        for one in (file, known):
+            path.write_bytes(cut)
+            try:
+                outcomes.append(one.append(7, rows[6].hash, KEY, FakeClock()).number)
+            except AuditBroken as error:
+                outcomes.append(error.message)
+        assert outcomes[0] == outcomes[1], "what a new process says, this one says too"
+
+
+def test_appending_does_not_slow_down_with_the_file(tmp_path: Path) -> None:
+    """Bytes that an append reads from the file: none, however long it is."""
+    rows = small_log()
+    path = tmp_path / "audit" / "checkpoints.jsonl"
+    file = Checkpoints(path, KEY.public_key())
+    file.append(7, rows[6].hash, KEY, FakeClock())
+    read: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.pread", lambda *asked: read.append(asked[1]) or b"")
+        for _ in range(50):
+            file.append(7, rows[6].hash, KEY, FakeClock())
+    assert read == []
+    assert len(Checkpoints(path, KEY.public_key()).read()) == 51
 
 
 # Events.

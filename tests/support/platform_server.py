@@ -19,6 +19,7 @@ thread.
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -63,6 +64,13 @@ class Answer:
         return cls(status, json.dumps(document).encode())
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Callers that are killed reset their connections; anything else is told as usual."""
+        if not isinstance(sys.exception(), ConnectionResetError):
+            super().handle_error(request, client_address)
+
+
 class Part:
     """One HTTP server of the platform.
 
@@ -92,7 +100,7 @@ class Part:
             def log_message(self, *_: object) -> None:
                 """Nothing: a test's output is its own."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 

@@ -138,7 +138,7 @@ def seal(head: ChainHead, events: Iterable[Event]) -> tuple[list[SealedRow], Cha
         source = sources.get(event.service, SourceHead())
         if event.seq <= source.seq:
             continue
-        problem = _outbox_problem(source, event)
+        problem = outbox_problem(source, event)
         if problem:
             raise AuditBroken(
                 f"outbox {event.service}, event {source.seq + 1}: {problem}",
@@ -229,7 +229,7 @@ def verify_outbox(events: Iterable[Event], after: SourceHead | None = None) -> V
     service = ""
     for event in events:
         service = event.service
-        problem = _outbox_problem(head, event)
+        problem = outbox_problem(head, event)
         if problem:
             return Verification(
                 ChainHead(head.seq, head.hash), head.seq - start.seq, 0, head.seq + 1, f"{service}: {problem}"
@@ -240,7 +240,8 @@ def verify_outbox(events: Iterable[Event], after: SourceHead | None = None) -> V
     )
 
 
-def _outbox_problem(head: SourceHead, event: Event) -> str:
+def outbox_problem(head: SourceHead, event: Event) -> str:
+    """Why an event does not go on from its outbox' head; "" where it does."""
     if event.seq != head.seq + 1:
         return f"event {event.seq} follows event {head.seq}"
     if event.previous_hash != head.hash:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nightshift_kit.audit.checkpoints import Checkpoint, Checkpoints
+from nightshift_kit.audit.checkpoints import Checkpoint, Checkpoints, identity_of, read_all, write_all
 from nightshift_kit.errors import AuditBroken
 from nightshift_kit.storage.problems import file_error
 
@@ -56,6 +56,8 @@ class CheckpointCopy:
         self._first = first
         self._reader = reader(self.path)
         self._fsync = fsync
+        # How far it has followed which history of the first file, and the copy as the kernel knew it then.
+        self._followed: tuple[object, int, tuple[int, ...]] | None = None
 
     def follow(self) -> int:
         """Adds what the first file has more; on disk when it returns. How many lines that were.
@@ -64,24 +66,21 @@ class CheckpointCopy:
             AuditBroken: The copy is not the beginning of the first file: one of them was changed.
             DiskFull, StorageReadOnly, StorageIo: It could not be read or written.
         """
-        content = self._first.content()
         try:
             # The folder is never made: on a disk that is not mounted the copy would lie in the wrong place.
             new = not self.path.exists()
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX)
-                known = _read_all(handle)
-                whole = known[: known.rfind(b"\n") + 1]
-                if not content.startswith(whole):
-                    raise AuditBroken(f"{self.path} is not the beginning of the plane's checkpoints")
-                if known != whole:
-                    # A crash cut the line short; it was never acknowledged and is written anew.
-                    os.ftruncate(handle, len(whole))
-                rest = content[len(whole) :]
-                if rest or known != whole:
-                    _write_all(handle, rest)
+                checked = self._first.checked
+                rest = self._rest(handle)
+                if rest:
+                    write_all(handle, rest)
                     self._fsync(handle)
+                size_bytes = os.fstat(handle).st_size
+                self._followed = None
+                if checked is not None and checked.size_bytes == size_bytes:
+                    self._followed = (checked.history, size_bytes, identity_of(handle))
             finally:
                 os.close(handle)
             if new:
@@ -93,6 +92,24 @@ class CheckpointCopy:
         except OSError as error:
             raise file_error(error, self.path.name) from error
         return rest.count(b"\n")
+
+    def _rest(self, handle: int) -> bytes:
+        """What the copy lacks; compared from the beginning, or from where both agreed at the last look."""
+        checked = self._first.checked
+        if checked is not None and self._followed is not None:
+            history, size_bytes, identity = self._followed
+            if history is checked.history and identity == identity_of(handle):
+                return self._first.content(size_bytes)
+        content = self._first.content()
+        known = read_all(handle)
+        whole = known[: known.rfind(b"\n") + 1]
+        if not content.startswith(whole):
+            raise AuditBroken(f"{self.path} is not the beginning of the plane's checkpoints")
+        if known != whole:
+            # A crash cut the line short; it was never acknowledged and is written anew.
+            os.ftruncate(handle, len(whole))
+            self._fsync(handle)
+        return content[len(whole) :]
 
     def read(self) -> list[Checkpoint]:
         """The copy's checkpoints, checked as the first file's are.
@@ -118,15 +135,3 @@ def compare(marks: list[Checkpoint], copied: list[Checkpoint]) -> Comparison:
         detail = f"the checkpoints end before checkpoint {lost.number}, which the copy has"
         return Comparison(copied, max(1, lost.seq), detail)
     return Comparison(marks)
-
-
-def _read_all(handle: int) -> bytes:
-    content = b""
-    while chunk := os.pread(handle, 1 << 20, len(content)):
-        content += chunk
-    return content
-
-
-def _write_all(handle: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(handle, data) :]

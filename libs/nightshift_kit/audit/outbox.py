@@ -11,6 +11,7 @@ from nightshift_kit.clock import Clock, SystemClock
 from nightshift_kit.errors import AuditUnavailable
 from nightshift_kit.storage.kit_schema import KIT
 from nightshift_kit.storage.problems import detail, storage_error
+from nightshift_kit.storage.texts import read_rows
 
 _head = KIT.outbox_head
 _events = KIT.outbox
@@ -113,7 +114,7 @@ class Outbox:
         return event
 
     def events(self, connection: sa.Connection, after_seq: int = 0, limit: int = 500) -> list[Event]:
-        """Events after a position, oldest first.
+        """Events after a position, oldest first; as they are stored, whatever was done to them.
 
         Args:
             connection: Within ``db.read`` or ``db.write``.
@@ -121,7 +122,7 @@ class Outbox:
             limit: At most so many.
         """
         # One row more at the front, for the hash that the first event goes on from.
-        rows = connection.execute(_page, {"from_seq": after_seq, "rows": limit + 1}).all()
+        rows, _ = read_rows(connection, _page, {"from_seq": after_seq, "rows": limit + 1})
         previous_hash = ""
         events = []
         for row in rows:

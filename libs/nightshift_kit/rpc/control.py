@@ -14,7 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from nightshift.skills.v1 import control_service_pb2 as pb
 from nightshift.skills.v1 import control_service_pb2_grpc as pb_grpc
 from nightshift_kit.audit import Event, Outbox
-from nightshift_kit.errors import FieldInvalid
+from nightshift_kit.errors import AuditBroken, FieldInvalid
 from nightshift_kit.pages import page_size
 from nightshift_kit.rpc.server import AddToServer, Server, ServerBuilder
 from nightshift_kit.rpc.stop import Phase, StopHub
@@ -86,6 +86,16 @@ class OutboxServicer(pb_grpc.OutboxServiceServicer):
 
 
 def _render(event: Event) -> pb.OutboxEvent:
+    try:
+        return _rendered(event)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise AuditBroken(
+            f"outbox {event.service}, event {event.seq}: a column holds what is never written there",
+            metadata={"source": str(event.service), "source_seq": str(event.seq)},
+        ) from error
+
+
+def _rendered(event: Event) -> pb.OutboxEvent:
     rendered = pb.OutboxEvent(
         seq=event.seq,
         kind=event.kind,

@@ -11,10 +11,17 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from nightshift_kit.audit import Event
-from nightshift_kit.audit.chain import ChainHead, SealedRow, SourceHead, merge, seal, verify
+from nightshift_kit.audit.chain import (
+    ChainHead,
+    SealedRow,
+    SourceHead,
+    merge,
+    outbox_problem,
+    seal,
+    verify,
+)
 from nightshift_kit.audit.checkpoint_copy import CheckpointCopy, compare
 from nightshift_kit.audit.checkpoints import Checkpoint, Checkpoints
-from nightshift_kit.audit.event import event_hash
 from nightshift_kit.errors import AuditBroken, NightshiftError
 from nightshift_skills.books import Books
 from nightshift_skills.ports import OutboxPort
@@ -166,6 +173,10 @@ class Sealer:
             try:
                 await self._check_outbox(service, result.head, report)
             except NightshiftError as error:
+                if error.reason == AuditBroken.reason:
+                    source_seq = int(error.metadata.get("source_seq", "1"))
+                    await self._found_bad(service, source_seq, error.message, result.head, report)
+                    continue
                 _log.warning("outbox not asked", of=service, reason=error.reason)
                 report.unreachable.append(service)
         return report
@@ -202,7 +213,7 @@ class Sealer:
         last = SourceHead()
         problem = ""
         async for event in self._events(service):
-            problem = _problem(last, event)
+            problem = outbox_problem(last, event)
             if problem:
                 break
             last = SourceHead(event.seq, event.hash)
@@ -213,13 +224,17 @@ class Sealer:
         if not problem and last.seq < sealed.seq:
             problem = f"the outbox ends at {last.seq}, but {sealed.seq} of its events are sealed"
         if problem:
-            bad = await self._books.read(_sealed_position, service, last.seq + 1)
-            bad = bad or head.seq + 1
-            if not report.first_bad_seq or bad < report.first_bad_seq:
-                report.first_bad_seq = bad
-                report.detail = f"outbox {service}, event {last.seq + 1}: {problem}"
+            told = f"outbox {service}, event {last.seq + 1}: {problem}"
+            await self._found_bad(service, last.seq + 1, told, head, report)
             return
         report.unsealed_count += last.seq - sealed.seq
+
+    async def _found_bad(
+        self, service: str, source_seq: int, problem: str, head: ChainHead, report: AuditReport
+    ) -> None:
+        bad = await self._books.read(_sealed_position, service, source_seq) or head.seq + 1
+        if not report.first_bad_seq or bad < report.first_bad_seq:
+            report.first_bad_seq, report.detail = bad, problem
 
     async def _first_difference(self, service: str) -> SourceHead:
         """The last event of an outbox that is still what was sealed."""
@@ -242,20 +257,27 @@ class Sealer:
         after_seq = head.sources.get(service, SourceHead()).seq
         try:
             return await self._page(service, after_seq)
-        except AuditBroken as error:
-            self._note_broken(service, error.message)
         except NightshiftError as error:
-            _log.debug("outbox not pulled", of=service, reason=error.reason)
+            if error.reason == AuditBroken.reason:
+                self._note_broken(service, error.message)
+            else:
+                _log.debug("outbox not pulled", of=service, reason=error.reason)
         return []
 
     async def _page(self, service: str, after_seq: int) -> list[Event]:
         if service == OWN:
             return await self._books.read(self._books.outbox.events, after_seq, _PAGE)
         response = await self._outboxes.list_events(service, after_seq, _PAGE)
-        return [
-            Event.from_canonical(event.canonical, event.previous_hash, event.hash)
-            for event in response.outbox_events
-        ]
+        events: list[Event] = []
+        for sent in response.outbox_events:
+            try:
+                events.append(Event.from_canonical(sent.canonical, sent.previous_hash, sent.hash))
+            except AuditBroken as error:
+                raise AuditBroken(
+                    f"outbox {service}, event {sent.seq}: {error.message}",
+                    metadata={"source": service, "source_seq": str(sent.seq)},
+                ) from error
+        return events
 
     def _seal(self, head: ChainHead, batches: Iterable[list[Event]]) -> tuple[list[SealedRow], ChainHead]:
         """Seals batches together; one outbox that is broken does not keep the others from being sealed."""
@@ -304,16 +326,6 @@ class Sealer:
             )
         else:
             self._copy_problem = ""
-
-
-def _problem(last: SourceHead, event: Event) -> str:
-    if event.seq != last.seq + 1:
-        return f"event {event.seq} follows event {last.seq}"
-    if event.previous_hash != last.hash:
-        return "it does not go on from the event before"
-    if event.hash != event_hash(last.hash, event.canonical):
-        return "its content is not what was hashed"
-    return ""
 
 
 def _sealed_position(connection: sa.Connection, source: str, source_seq: int) -> int:

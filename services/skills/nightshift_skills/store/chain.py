@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 import sqlalchemy as sa
 
 from nightshift_kit.audit.chain import ChainHead, SealedRow, SourceHead
+from nightshift_kit.errors import AuditBroken
+from nightshift_kit.storage.texts import is_text, read_rows
 from nightshift_skills.store import tables
 
 _BATCH = 5_000
@@ -42,22 +44,31 @@ def append_rows(connection: sa.Connection, rows: Sequence[SealedRow]) -> None:
 
 
 def list_rows(connection: sa.Connection, after_seq: int, kind_prefix: str, limit: int) -> list[SealedRow]:
-    """Rows after a position whose kind begins with a prefix, oldest first."""
+    """Rows after a position whose kind begins with a prefix, oldest first.
+
+    Raises:
+        AuditBroken: One of them cannot be shown.
+    """
     table = tables.sealed_events
     query = sa.select(table).where(table.c.seq > after_seq).order_by(table.c.seq).limit(limit)
     if kind_prefix:
         query = query.where(table.c.kind.startswith(kind_prefix, autoescape=True))
-    return [SealedRow(*row) for row in connection.execute(query)]
+    rows, texts = read_rows(connection, query)
+    bad = 0 if texts else next(row.seq for row in rows if not all(map(is_text, row)))
+    if bad:
+        raise AuditBroken(
+            f"event {bad} of the sealed chain holds bytes that are no text", metadata={"seq": str(bad)}
+        )
+    return [SealedRow(*row) for row in rows]
 
 
 def all_rows(connection: sa.Connection) -> Iterator[Sequence[object]]:
-    """The whole chain in order, read in batches."""
+    """The whole chain in order, whatever it holds, read in batches."""
     table = tables.sealed_events
     after_seq = 0
     while True:
-        rows = connection.execute(
-            sa.select(table).where(table.c.seq > after_seq).order_by(table.c.seq).limit(_BATCH)
-        ).all()
+        query = sa.select(table).where(table.c.seq > after_seq).order_by(table.c.seq).limit(_BATCH)
+        rows, _ = read_rows(connection, query)
         yield from rows
         if len(rows) < _BATCH:
             return
