@@ -385,7 +385,7 @@ def test_what_was_checked_once_is_not_believed_once_it_has_changed(tmp_path: Pat
     for cut in (first, b"", first[:-5], second):
         touched(path, cut)
         known = Checkpoints(path, KEY.public_key())
-        outcomes = []
+        outcomes: list[object] = []
         for one in (file, known):
             path.write_bytes(cut)
             try:
@@ -402,8 +402,13 @@ def test_appending_does_not_slow_down_with_the_file(tmp_path: Path) -> None:
     file = Checkpoints(path, KEY.public_key())
     file.append(7, rows[6].hash, KEY, FakeClock())
     read: list[int] = []
+
+    def pread(_handle: int, size: int, _offset: int) -> bytes:
+        read.append(size)
+        return b""
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.pread", lambda *asked: read.append(asked[1]) or b"")
+        patch.setattr("os.pread", pread)
         for _ in range(50):
             file.append(7, rows[6].hash, KEY, FakeClock())
     assert read == []

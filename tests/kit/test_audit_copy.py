@@ -128,11 +128,14 @@ def test_following_reads_only_what_is_new_until_somebody_touches_a_file(tmp_path
     for seq in (1, 2):
         places.sign(seq)
         places.copy.follow()
-    whole: list[object] = []
+    whole: list[int] = []
+
+    def read_all(handle: int) -> bytes:
+        whole.append(handle)
+        return b""
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "nightshift_kit.audit.checkpoint_copy.read_all", lambda handle: whole.append(handle) or b""
-        )
+        patch.setattr("nightshift_kit.audit.checkpoint_copy.read_all", read_all)
         for seq in (3, 4, 5):
             places.sign(seq)
             assert places.copy.follow() == 1

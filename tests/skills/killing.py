@@ -52,9 +52,8 @@ _SETTINGS = FAST | {
 _DEADLINE_S = 10.0
 _LOOK_S = 0.01
 _PATIENCE_S = 60.0
-# Share of kills at any time of a round, and how far around a run's work the others reach.
-_ANY_TIME = 0.2
-_AROUND_S = 0.01
+# Share of kills at any time of a round; the others wait for a run to be at work.
+_ANY_TIME = 0.3
 
 
 class Site:
@@ -194,14 +193,14 @@ class Person:
 
     async def ended(self, name: str) -> types.SkillRun:
         """The run once it has ended; it must have succeeded."""
+        request = pb.GetSkillRunRequest(name=name)
+
+        def look() -> Any:
+            return self._here.plane.stub().GetSkillRun(request, timeout=_DEADLINE_S)
+
         async with asyncio.timeout(_PATIENCE_S):
             while True:
-                request = pb.GetSkillRunRequest(name=name)
-                run, _ = await self._here.flights.insist(
-                    "look",
-                    lambda request=request: self._here.plane.stub().GetSkillRun(request, timeout=_DEADLINE_S),
-                    quiet=True,
-                )
+                run, _ = await self._here.flights.insist("look", look, quiet=True)
                 if run.state in ENDED or run.HasField("end_time"):
                     assert run.state == types.SKILL_RUN_STATE_SUCCEEDED, _told(run)
                     return run  # type: ignore[no-any-return]
@@ -212,6 +211,7 @@ class Proposing:
     """CONFIRM, a row in the lab: themes are asked about, wait over some kills, are approved and stored."""
 
     victims = ("skills", "lab")
+    skills = ("propose_config",)
     event = "proposal.created"
 
     def __init__(self, here: Site, person: Person) -> None:
@@ -284,6 +284,7 @@ class Promoting:
     """MANUAL, a file of production: one proposal goes there and is taken back, again and again."""
 
     victims = ("skills", "lab")
+    skills = ("promote_config", "rollback")
     event = "config."
 
     def __init__(self, here: Site, person: Person, proposal: str) -> None:
@@ -332,6 +333,7 @@ class Unloading:
     """CONFIRM, something outside of all stores: a model leaves the platform's GPU."""
 
     victims = ("skills", "trainer")
+    skills = ("cleanup_vram",)
     event = "gpu.model_unloaded"
 
     def __init__(self, here: Site, person: Person) -> None:
@@ -382,17 +384,19 @@ class Kill:
 
 @dataclass(frozen=True)
 class Usual:
-    """How an undisturbed round goes, in seconds from its beginning: from when to when runs are at work."""
+    """How an undisturbed round goes, in seconds from its beginning: from when to when each run is at work."""
 
-    whole_s: float
     at_work_s: tuple[tuple[float, float], ...]
 
-    def moment_s(self, chance: random.Random) -> float:
-        """When to kill: mostly while a run is at work, or just before or after."""
-        if chance.random() < _ANY_TIME:
-            return chance.uniform(0, self.whole_s)
-        begin_s, end_s = chance.choice(self.at_work_s)
-        return max(0.0, chance.uniform(begin_s - _AROUND_S, end_s + _AROUND_S))
+    @classmethod
+    def of(cls, began: dt.datetime, runs: Sequence[types.SkillRun]) -> Usual:
+        """As a round went."""
+        return cls(tuple((_since(began, run.start_time), _since(began, run.end_time)) for run in runs))
+
+    @property
+    def whole_s(self) -> float:
+        """Until the last run has ended."""
+        return self.at_work_s[-1][1]
 
 
 @dataclass
@@ -408,25 +412,46 @@ class Killing:
         for _ in range(3):
             await family.prepare()
             began = dt.datetime.now(dt.UTC)
-            runs = await family.act()
-            whole_s = (dt.datetime.now(dt.UTC) - began).total_seconds()
-            at_work = [(_since(began, run.start_time), _since(began, run.end_time)) for run in runs]
-            rounds.append(Usual(whole_s, tuple(at_work)))
+            rounds.append(Usual.of(began, await family.act()))
         self.usual[type(family).__name__] = sorted(rounds, key=lambda one: one.whole_s)[1]
 
     async def round(self, here: Site, family: Family, chance: random.Random) -> None:
         """One effect and a kill; the victim is started again."""
         await family.prepare()
         name, victim = type(family).__name__, chance.choice(family.victims)
+        began = dt.datetime.now(dt.UTC)
         work = asyncio.ensure_future(family.act())
         try:
-            await asyncio.sleep(self.usual[name].moment_s(chance))
+            await self._moment(here, family, chance, work)
             await here.kill(victim)
             at = dt.datetime.now(dt.UTC)
             await here.start(victim)
-            self.kills.append(Kill(victim, name, at, tuple(run.name for run in await work)))
+            runs = await work
+            self.kills.append(Kill(victim, name, at, tuple(run.name for run in runs)))
+            if at > runs[-1].end_time.ToDatetime(tzinfo=dt.UTC):
+                # Nothing was disturbed: so long it takes now, whatever else the machine does.
+                self.usual[name] = Usual.of(began, runs)
         finally:
             work.cancel()
+
+    async def _moment(
+        self, here: Site, family: Family, chance: random.Random, work: asyncio.Future[Any]
+    ) -> None:
+        """Waits until it is time: at any time of the round, or so long after a run was seen to be at work."""
+        usual = self.usual[type(family).__name__]
+        number = chance.randrange(len(family.skills))
+        begin_s, end_s = usual.at_work_s[number]
+        share, any_time = chance.random(), chance.random() < _ANY_TIME
+        if any_time:
+            await asyncio.sleep(share * usual.whole_s)
+            return
+        request = pb.ListSkillRunsRequest(skill=f"skills/{family.skills[number]}", page_size=10)
+        while not work.done():
+            answer = await here.plane.call("ListSkillRuns", request)
+            if any(run.state == types.SKILL_RUN_STATE_RUNNING for run in answer.skill_runs):
+                break
+            await asyncio.sleep(_LOOK_S / 4)
+        await asyncio.sleep(share * (end_s - begin_s))
 
     def histogram(self, events: Sequence[types.AuditEvent]) -> str:
         """Kills by victim, family and what the run had reached, as the audit's times tell."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from nightshift.skills.v1 import control_service_pb2 as control_pb
@@ -25,9 +29,43 @@ from nightshift_skills.errors import upstream
 from nightshift_skills.stops import Stops
 from tests.skills.skills_support import FAST, Plane, eventually
 from tests.skills.stand_ins import surroundings
-from tests.skills.test_skills_crash import Process
 
 TRAINING: dict[str, Any] = {"base_model": "/models/tiny", "dataset": "/data/rows.jsonl", "max_steps": 100_000}
+
+
+class Process:
+    """Skills as a process of its own."""
+
+    def __init__(self, plane: Plane) -> None:
+        self.plane = plane
+        self.child: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        environment = {
+            **os.environ,
+            "NIGHTSHIFT_HOME": str(self.plane.home),
+            "NIGHTSHIFT_PORT_BASE": str(self.plane.port_base),
+        }
+        self.child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "nightshift_skills",
+            env=environment,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        for _ in range(5):
+            # The first call may still find the connection to the process that was killed.
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await self.plane.stub().GetLock(pb.GetLockRequest(), timeout=40, wait_for_ready=True)
+                return
+        raise AssertionError("skills does not come back")
+
+    async def kill(self) -> None:
+        assert self.child is not None
+        with contextlib.suppress(ProcessLookupError):
+            self.child.kill()
+        await self.child.wait()
 
 
 class Port:

@@ -59,7 +59,7 @@ def list_rows(connection: sa.Connection, after_seq: int, kind_prefix: str, limit
         raise AuditBroken(
             f"event {bad} of the sealed chain holds bytes that are no text", metadata={"seq": str(bad)}
         )
-    return [SealedRow(*row) for row in rows]
+    return [SealedRow._make(row) for row in rows]
 
 
 def all_rows(connection: sa.Connection) -> Iterator[Sequence[object]]:
