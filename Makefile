@@ -47,6 +47,10 @@ test-slow: setup ## The long tests: 5,000-run workshops, 20 exact resumes, 100 k
 chaos: setup ## Kill services at random moments, long form (CHAOS_KILLS=1000 for more)
 	CHAOS_KILLS=$${CHAOS_KILLS:-300} $(PYTEST) tests/chaos --timeout 7200
 
+.PHONY: kills
+kills: setup ## kill -9 of skills, lab and trainer inside effects (SKILLS_KILLS=1000 for more)
+	SKILLS_KILLS=$${SKILLS_KILLS:-200} $(PYTEST) tests/skills/test_skills_crash.py -m slow -s --timeout 7200
+
 .PHONY: fuzz
 fuzz: setup ## 10,000 sequences of calls by chance against the oracle of who may do what (FUZZ_SEQUENCES=…)
 	$(PYTEST) tests/adversary/test_adversary_fuzz.py -m slow -s --timeout 7200
