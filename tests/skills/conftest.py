@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.skills.skills_support import Plane, plane_in
+from tests.support.postgres import postgres_server, postgres_url
+
+__all__ = ["plane", "postgres_server", "postgres_url"]
 
 
 @pytest.fixture

@@ -80,6 +80,8 @@ class MonitorStandIn(monitor_grpc.MonitorServiceServicer):
     predicted_busy: datetime | None = None
     incidents: list[str] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    # How often the whole status was asked for, which each tick does once.
+    looks: int = 0
 
     def idleness(self) -> monitor_types.Idleness:
         now = datetime.now(UTC)
@@ -117,6 +119,7 @@ class MonitorStandIn(monitor_grpc.MonitorServiceServicer):
         return self.idleness()
 
     async def GetStatus(self, request: Any, context: Any) -> Any:
+        self.looks += 1
         status = monitor_types.Status(status_time=stamp(), idleness=self.idleness())
         probe = status.probes.add(name="probes/platform")
         probe.latest.state = monitor_types.PROBE_STATE_UP

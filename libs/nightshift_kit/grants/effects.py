@@ -58,25 +58,26 @@ class FenceGate:
 
         Args:
             fence: The fence in force.
-            everything: Whether grants of a person's own doing are void below it, too.
+            everything: Whether grants of a person's own doing are void below it, too. That holds for a fence
+                below the highest as well: a stop of everything may arrive late.
 
         Returns:
-            Whether the fence is at least the highest seen; a lower one comes from a stale skills and changes
-            nothing.
+            Whether the fence is at least the highest seen; a lower one comes from a stale skills, or late,
+            and voids nothing that was not void.
         """
         with self._lock:
+            if everything:
+                self._everything = max(self._everything, fence)
             if fence < self._highest:
                 return False
             self._highest = fence
             self._open = True
-            if everything:
-                self._everything = fence
             return True
 
     async def raise_to(self, fence: int, *, everything: bool = False) -> bool:
         """As raise_in_memory, and durable when it returns. Raises the storage's typed errors."""
         known = self.raise_in_memory(fence, everything=everything)
-        if known:
+        if known or everything:
             await self._db.write(_store_fences, fence, everything, self._clock.now())
         return known
 

@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from nightshift_kit.processes.table import SERVICES, ServiceSpec, find_free_base, levels, taken_ports
 from nightshift_kit.rpc.channels import channel_to
 from nightshift_kit.rpc.serve import PLAINTEXT_OFFSET
+from nightshift_kit.rpc.standby import STANDBY
 from nightshift_kit.rpc.tls import ensure_home, load_credential, write_private
 from nightshift_kit.settings import PlaneSettings
 
@@ -27,6 +28,8 @@ _BACKOFF_FIRST_S: Final = 0.5
 _BACKOFF_LAST_S: Final = 30.0
 # A service that ran this long died of something new.
 _CALM_S: Final = 60.0
+# How often a service that stands by is asked whether it leads.
+_STANDBY_LOOK_S: Final = 0.5
 
 
 class PlaneRunning(RuntimeError):
@@ -42,7 +45,7 @@ class ServiceStatus:
     """How a service is.
 
     Attributes:
-        state: "starting", "ready", "restarting", "stopped".
+        state: "starting", "ready", "standby" (well, while another replica leads), "restarting", "stopped".
         restarts: How often it was started again after it had died.
         last_exit: Status of its last death as `subprocess` gives it, None if it never died.
     """
@@ -233,18 +236,20 @@ class Plane:
                 raise StartFailed(f"{name} ended with status {died.result()} before it was healthy")
             if not check.done():
                 raise StartFailed(f"{name} was not healthy within {self._ready_timeout_s:.0f} s")
-            check.result()
         finally:
             for task in (died, check):
                 task.cancel()
             await asyncio.gather(died, check, return_exceptions=True)
-        child.state = "ready"
+        child.state = check.result()
         self._logger.info(
-            "service is ready", name=name, pid=child.pid, took_s=round(time.monotonic() - child.started_s, 2)
+            f"service is {child.state}",
+            name=name,
+            pid=child.pid,
+            took_s=round(time.monotonic() - child.started_s, 2),
         )
 
-    async def _healthy(self, name: str) -> None:
-        """Returns when the service says SERVING."""
+    async def _healthy(self, name: str, *, standby: bool = True) -> str:
+        """Returns when the service says SERVING ("ready"), or, if wanted, that it stands by ("standby")."""
         credential = load_credential(self.settings, f"person/{os.getuid()}")
         async with channel_to(self.address(name), name, credential) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
@@ -252,16 +257,24 @@ class Plane:
                 try:
                     answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
                     if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                        return
+                        return "ready"
+                    if standby:
+                        await stub.Check(health_pb2.HealthCheckRequest(service=STANDBY), timeout=1.0)
+                        return "standby"
                 except grpc.aio.AioRpcError:
-                    pass  # Not listening yet.
-                await asyncio.sleep(0.05)
+                    pass  # Not listening yet, or unwell.
+                await asyncio.sleep(0.05 if standby else _STANDBY_LOOK_S)
 
     async def _watch(self, child: _Child) -> None:
         """Starts the service again whenever it dies."""
         while True:
             assert child.process is not None
-            child.last_exit = await child.process.wait()
+            took_over = asyncio.create_task(self._take_over(child))
+            try:
+                child.last_exit = await child.process.wait()
+            finally:
+                took_over.cancel()
+                await asyncio.gather(took_over, return_exceptions=True)
             lived_s = time.monotonic() - child.started_s
             if lived_s > _CALM_S:
                 child.backoff_s = self._restart_first_s
@@ -286,6 +299,13 @@ class Plane:
             except (StartFailed, OSError) as error:
                 self._logger.exception("service did not come back", name=child.spec.name, problem=str(error))
                 await self._end(child)
+
+    async def _take_over(self, child: _Child) -> None:
+        """Notes when a service that stands by begins to lead."""
+        if child.state == "standby":
+            child.state = await self._healthy(child.spec.name, standby=False)
+            self._logger.info("service leads", name=child.spec.name, pid=child.pid)
+            self._write_endpoints()
 
     async def _end(self, child: _Child) -> None:
         process = child.process

@@ -130,6 +130,7 @@ class ControlThread:
         make: Makes the builder; called on the thread's loop.
         background: Coroutine functions that run beside the server until it stops.
         name: Of the thread.
+        standing_by: As for `Server.start`.
     """
 
     def __init__(
@@ -138,8 +139,10 @@ class ControlThread:
         *,
         background: list[Callable[[], Coroutine[Any, Any, None]]] | None = None,
         name: str = "control",
+        standing_by: bool = False,
     ) -> None:
         self._make = make
+        self._standing_by = standing_by
         self._background = background or []
         self._ready = threading.Event()
         self._error: BaseException | None = None
@@ -183,7 +186,7 @@ class ControlThread:
         made = self._make()
         builder = await made if isinstance(made, Awaitable) else made
         self.server = builder.build()
-        await self.server.start()
+        await self.server.start(standing_by=self._standing_by)
         tasks = [asyncio.create_task(work()) for work in self._background]
         self._ready.set()
         try:

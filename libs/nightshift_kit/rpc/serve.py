@@ -21,7 +21,7 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import grpc
@@ -38,6 +38,7 @@ from nightshift_kit.rpc.control import ControlThread, control_services, outbox_s
 from nightshift_kit.rpc.guard import Authority
 from nightshift_kit.rpc.metrics import RpcMetrics
 from nightshift_kit.rpc.server import AddToServer, PortTaken, Server, ServerBuilder
+from nightshift_kit.rpc.standby import Refusing, Withdrawn
 from nightshift_kit.rpc.stop import StopHub
 from nightshift_kit.rpc.tls import ensure_home, load_credential, load_public_key
 from nightshift_kit.rpc.traffic import Limits
@@ -47,6 +48,8 @@ from nightshift_kit.telemetry import configure_logging
 
 PLAINTEXT_OFFSET: Final = 30
 GRACE_S: Final = 5.0
+# Calls that are refused anyway need no time.
+STANDBY_GRACE_S: Final = 0.2
 
 _PR_SET_PDEATHSIG: Final = 1
 _RESTART_BELOW: Final = dt.timedelta(days=2)
@@ -83,6 +86,10 @@ class Wiring:
         self.databases: list[Database] = []
         self.background: list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]] = []
         self.closers: list[Callable[[], Awaitable[None] | None]] = []
+        self.holds: list[Callable[[], Awaitable[None] | None]] = []
+        self.stopped = asyncio.Event()
+        self.failure: Exception | None = None
+        self.server: Server | None = None
 
     def database(self, db: Database) -> Database:
         """Migrates a database, watches its health, closes it at the end."""
@@ -141,6 +148,62 @@ class Wiring:
         Last registered, first called.
         """
         self.closers.append(close)
+
+    def hold(self, release: Callable[[], Awaitable[None] | None]) -> None:
+        """As on_stop, but after the databases have closed: for what nobody else may have before."""
+        self.holds.append(release)
+
+    def fail(self, error: Exception) -> None:
+        """Ends the service in good order, and its process with an error. On the main loop."""
+        self.failure = self.failure or error
+        self.stopped.set()
+
+    async def say_healthy(self, healthy: bool, reason: str = "") -> None:
+        """Says SERVING or NOT_SERVING on the main port; nothing before it listens. On the main loop."""
+        if self.server is not None:
+            await self.server.set_healthy(healthy, reason)
+
+    async def stand_by(
+        self,
+        until: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        refusal: Callable[[], NightshiftError],
+        main: Sequence[tuple[AddToServer, str]],
+        control: Sequence[tuple[AddToServer, str]] = (),
+    ) -> None:
+        """Refuses every call on both ports until `until` returns; then wiring goes on and nothing listens.
+
+        Args:
+            until: Returns when this replica is to act.
+            refusal: Makes the error that each call gets.
+            main: What the main server will serve: the generated `add_…` function and the full name.
+            control: As `main`, for the control server.
+
+        Raises:
+            PortTaken: one of the ports is in use.
+            Withdrawn: the service is to stop; let it through.
+        """
+        self.main = [(add, Refusing(name, refusal), name) for add, name in main]
+        self.control = [(add, Refusing(name, refusal), name) for add, name in control]
+        control_thread = ControlThread(lambda: _builder(self, "control"), standing_by=True)
+        await asyncio.to_thread(control_thread.start)
+        server = _builder(self, "main").build()
+        waiting = [asyncio.create_task(until()), asyncio.create_task(self.stopped.wait())]
+        try:
+            await server.start(standing_by=True)
+            structlog.get_logger().info("standing by", show=True, port=server.port)
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+            outcome, _ = await asyncio.gather(*waiting, return_exceptions=True)
+            await server.stop(STANDBY_GRACE_S)
+            await asyncio.to_thread(control_thread.stop, STANDBY_GRACE_S)
+            self.main, self.control = [], []
+        if isinstance(outcome, asyncio.CancelledError):
+            raise Withdrawn
+        if isinstance(outcome, BaseException):
+            raise outcome
 
     def channel(self, target_service: str, *, control: bool = False) -> grpc.aio.Channel:
         """A channel to another service under this service's identity; closed at the end."""
@@ -214,9 +277,10 @@ async def serve(
 
     Raises:
         PortTaken: one of its ports is in use.
+        Exception: what the service gave to `Wiring.fail`.
     """
     wiring = Wiring(name, settings, clock or SystemClock())
-    stopped = stopped or asyncio.Event()
+    stopped = wiring.stopped = stopped or wiring.stopped
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
@@ -224,15 +288,16 @@ async def serve(
     closing: list[Callable[[], Awaitable[None] | None]] = []
     export = _export(wiring, telemetry)
     try:
+        metrics_server = wiring.metrics.serve(settings.metrics_port(name))
+        closing.append(metrics_server.close)
         try:
             await wire(wiring)
         finally:
+            closing += wiring.holds
             closing += [db.close for db in wiring.databases]
             # After all whose ends it tells, before what its gauges may read.
             closing += export
             closing += wiring.closers
-        metrics_server = wiring.metrics.serve(settings.metrics_port(name))
-        closing.append(metrics_server.close)
         control = ControlThread(
             lambda: _builder(wiring, "control"),
             background=[wiring.hub.watch_leases] if wiring.hub is not None else [],
@@ -241,6 +306,7 @@ async def serve(
         closing.append(lambda: asyncio.to_thread(control.stop))
         server = _builder(wiring, "main").build()
         await server.start()
+        wiring.server = server
         closing.append(lambda: _drained(server, logger))
         tasks = [_background(label, work, server, logger) for label, work in wiring.background]
         tasks.append(asyncio.create_task(_watch_databases(wiring, server)))
@@ -252,6 +318,8 @@ async def serve(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+    except Withdrawn:
+        logger.info("stopping", show=True)
     finally:
         for close in reversed(closing):
             try:
@@ -262,6 +330,8 @@ async def serve(
                 logger.exception("closing failed", exc_info=error)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+    if wiring.failure is not None:
+        raise wiring.failure
 
 
 def _export(

@@ -25,6 +25,7 @@ from nightshift_kit.otlp import SpanSink
 from nightshift_kit.rpc.guard import Authority, Guard
 from nightshift_kit.rpc.metrics import RpcMetrics
 from nightshift_kit.rpc.policies import rules_of
+from nightshift_kit.rpc.standby import STANDBY
 from nightshift_kit.rpc.tls import Credential, load_credential
 from nightshift_kit.rpc.traffic import Limits, Traffic
 from nightshift_kit.settings import PlaneSettings
@@ -204,8 +205,11 @@ class Server:
         self.port = 0
         self.plaintext_port: int | None = None
 
-    async def start(self) -> int:
+    async def start(self, *, standing_by: bool = False) -> int:
         """Begins to listen.
+
+        Args:
+            standing_by: Whether health says that this replica stands by (see rpc.standby).
 
         Returns:
             The port.
@@ -214,8 +218,12 @@ class Server:
             PortTaken: something else listens there.
         """
         self.port, self.plaintext_port = self._bind(self._server)
+        if standing_by:
+            await self.set_healthy(False, "stands by")
+            await self._health.set(STANDBY, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
-        await self.set_healthy(True)
+        if not standing_by:
+            await self.set_healthy(True)
         if self.plaintext_port is not None:
             self._logger.warning(
                 "INSECURE: also listening without TLS, anybody on this machine is a viewer",
@@ -225,7 +233,7 @@ class Server:
         return self.port
 
     async def set_healthy(self, healthy: bool, reason: str = "") -> None:
-        """Says SERVING or NOT_SERVING for the server and each of its services."""
+        """Says SERVING or NOT_SERVING for the server and each of its services. On its event loop."""
         status = (
             health_pb2.HealthCheckResponse.SERVING if healthy else health_pb2.HealthCheckResponse.NOT_SERVING
         )

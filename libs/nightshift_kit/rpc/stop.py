@@ -200,7 +200,8 @@ class StopHub:
         """Stops works and tells how that goes. Killing goes on where nobody listens to the end.
 
         Args:
-            fence: The new fence; ignored with `skill_run`.
+            fence: The new fence; ignored with `skill_run`. What persons began under it or a higher one goes
+                on, so that a skills that was replaced stops nothing of its successor.
             cause: Why ("user", "lock", "cancel", "shutdown", "platform_gone").
             on_purpose_too: Also what persons started.
             skill_run: Only this run's works, without raising the fence; "" means all.
@@ -211,7 +212,11 @@ class StopHub:
             # A call that a person's grant makes later than this is as stopped as one that runs now.
             self.gate.raise_in_memory(fence, everything=on_purpose_too)
             hit = self._select(
-                lambda work: on_purpose_too if work.on_purpose else work.fence < self.gate.highest
+                lambda work: (
+                    on_purpose_too and work.fence < fence
+                    if work.on_purpose
+                    else work.fence < self.gate.highest
+                )
             )
         self._deliver(hit, cause)
         yield StopEvent(Phase.DELIVERED, self._clock.boottime_ns(), running_count=len(hit))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
+import sqlalchemy as sa
+
 from nightshift_kit.storage.engines import open_engine
 from nightshift_kit.storage.migrations import migrate
 from nightshift_kit.storage.problems import file_error
@@ -26,7 +28,10 @@ class Database:
             ("nightshift_lab"), or of the migrations folder itself ("nightshift_lab.store.migrations").
         name: Of the database, for messages, threads and the write lock; usually the service's.
         readers: Threads that read.
-        busy_timeout_s: Longest wait for another process that writes.
+        busy_timeout_s: Longest wait for another process that writes. On PostgreSQL also how long a process
+            that hangs within a transaction may keep the write lock.
+        guard: Called first within every transaction that writes, on its connection and under the write lock;
+            what it raises reaches all whose writes were in it, and nothing of them is done.
 
     Raises:
         StorageUnsupported: The database or its driver is not one that we trust.
@@ -34,7 +39,14 @@ class Database:
     """
 
     def __init__(
-        self, url: str, *, migrations: str, name: str, readers: int = 4, busy_timeout_s: float = 5.0
+        self,
+        url: str,
+        *,
+        migrations: str,
+        name: str,
+        readers: int = 4,
+        busy_timeout_s: float = 5.0,
+        guard: Callable[[sa.Connection], None] | None = None,
     ) -> None:
         self.name = name
         self.url = url
@@ -44,7 +56,7 @@ class Database:
             self._read_engine = open_engine(url, role="read", name=name, busy_timeout_s=busy_timeout_s)
         except OSError as error:
             raise file_error(error, name) from error
-        self._writer = Writer(self._write_engine, name)
+        self._writer = Writer(self._write_engine, name, guard)
         self._readers = Readers(self._read_engine, name, readers)
 
     @property

@@ -136,7 +136,15 @@ def _postgres(url: sa.URL, role: str, name: str, busy_timeout_s: float, applicat
         poolclass=NullPool,
         # Statements may be logged, users' data not.
         hide_parameters=True,
-        connect_args={"connect_timeout": max(2, round(busy_timeout_s)), "application_name": application},
+        connect_args={
+            "connect_timeout": max(2, round(busy_timeout_s)),
+            "application_name": application,
+            # A server that is cut off does not reset the connection: without these a call waits for hours.
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 15_000,
+        },
         execution_options=isolation,
     )
     timeout_ms = round(busy_timeout_s * 1000)
@@ -147,6 +155,9 @@ def _postgres(url: sa.URL, role: str, name: str, busy_timeout_s: float, applicat
             cursor.execute("SET TIME ZONE 'UTC'")
             cursor.execute(f"SET lock_timeout = {timeout_ms:d}")
             cursor.execute("SET synchronous_commit = on")
+            if role == "write":
+                # A process that hangs within a transaction keeps the write lock no longer than others wait.
+                cursor.execute(f"SET idle_in_transaction_session_timeout = {timeout_ms:d}")
         connection.commit()
 
     sa.event.listen(engine, "handle_error", _without_data)

@@ -34,6 +34,7 @@ _SQLITE: dict[int, type[NightshiftError]] = {
 # SQLSTATE, https://www.postgresql.org/docs/15/errcodes-appendix.html.
 _POSTGRES: dict[str, type[NightshiftError]] = {
     "25006": StorageReadOnly,  # read_only_sql_transaction
+    "25P03": DbBusy,  # idle_in_transaction_session_timeout: we hung while we held the write lock
     "40001": DbBusy,  # serialization_failure
     "40P01": DbBusy,  # deadlock_detected
     "53100": DiskFull,

@@ -46,10 +46,14 @@ class Writer:
     Args:
         engine: With role "write".
         name: The database's name, for messages and the thread.
+        guard: See ``Database``.
     """
 
-    def __init__(self, engine: sa.Engine, name: str) -> None:
+    def __init__(
+        self, engine: sa.Engine, name: str, guard: Callable[[sa.Connection], None] | None = None
+    ) -> None:
         self._engine = engine
+        self._guard = guard
         self._name = name
         self._sqlite = engine.dialect.name == "sqlite"
         self._waiting: deque[_Call] = deque()
@@ -140,6 +144,8 @@ class Writer:
         if connection is None:
             connection = self._connection = self._engine.connect()
         transaction = connection.begin()
+        if self._guard is not None:
+            self._guard(connection)
         driver: Any = connection.connection.driver_connection
         alone = len(group) == 1
         stop_at = time.monotonic() + _GROUP_WORK_S

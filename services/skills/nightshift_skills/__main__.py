@@ -11,21 +11,14 @@ from zoneinfo import ZoneInfo
 import grpc
 from prometheus_client import Counter
 
-from nightshift.skills.v1 import (
-    autonomy_service_pb2_grpc,
-    control_service_pb2_grpc,
-    skills_service_pb2_grpc,
-)
 from nightshift_kit.audit import Outbox
 from nightshift_kit.audit.checkpoint_copy import CheckpointCopy
 from nightshift_kit.audit.checkpoints import Checkpoints
-from nightshift_kit.grants import FenceGate, GrantMinter, GrantVerifier
+from nightshift_kit.grants import GrantMinter
 from nightshift_kit.ids import new_id
 from nightshift_kit.rpc.channels import channel_to, credential_for
-from nightshift_kit.rpc.guard import Authority
 from nightshift_kit.rpc.identity import identity_of_certificate
 from nightshift_kit.rpc.serve import Wiring, run
-from nightshift_kit.rpc.stop import StopHub
 from nightshift_kit.rpc.tls import load_private_key, load_public_key
 from nightshift_kit.settings import service_settings
 from nightshift_kit.storage import Database
@@ -46,6 +39,7 @@ from nightshift_skills.gate import Gate
 from nightshift_skills.granting import Granting
 from nightshift_skills.health import HealthCheck
 from nightshift_skills.lockdown import Lockdown
+from nightshift_skills.only_replica import OnlyReplica
 from nightshift_skills.pauses import Pauses
 from nightshift_skills.planner import Planner
 from nightshift_skills.plugins.host import plugins_of
@@ -69,6 +63,7 @@ from nightshift_skills.rpc.clients import (
 )
 from nightshift_skills.rpc.control_servicer import ControlServicer
 from nightshift_skills.rpc.skills_servicer import SkillsServicer
+from nightshift_skills.rpc.standing_by import CONTROL_SERVICE, MAIN_SERVICES, authority, leading
 from nightshift_skills.scheduler import Pace, Scheduler
 from nightshift_skills.sealer import Sealer
 from nightshift_skills.skill import Limits
@@ -77,6 +72,7 @@ from nightshift_skills.stop_thread import StopThread
 from nightshift_skills.stops import Leases, Stops
 from nightshift_skills.store import plane
 from nightshift_skills.store.reports import KeptReports, list_reports
+from nightshift_skills.ticks import Ticks
 from nightshift_skills.triggers import Triggers
 
 
@@ -101,14 +97,22 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
     )
     budgets = Budgets.from_settings(registry, zone, settings.budget, settings.skill_budget, settings.budgets)
     events = Events()
-    db = wiring.database(Database(settings.database_url, migrations="nightshift_skills", name="skills"))
+    # Before anything of the store is touched, its schema included.
+    wiring.hold(OnlyReplica(settings.database_url).release)
+    place = await leading(wiring, settings)
+    db = wiring.database(
+        Database(settings.database_url, migrations="nightshift_skills", name="skills", guard=place.guard)
+    )
     books = Books(db, Outbox("skills", wiring.clock), wiring.clock, new_id)
 
     credential = credential_for(wiring.settings, "service/skills")
 
     def dial(service: str, *, control: bool) -> grpc.aio.Channel:
         told = settings.control_addresses if control else settings.addresses
-        port = wiring.settings.control_port(service) if control else wiring.settings.port(service)
+        peers = wiring.settings
+        if settings.peers_port_base is not None and service != "skills":
+            peers = peers.model_copy(update={"port_base": settings.peers_port_base})
+        port = peers.control_port(service) if control else peers.port(service)
         return channel_to(told.get(service, f"127.0.0.1:{port}"), service, credential)
 
     # Skills asks itself, too: set_autonomy has its effect here, under a grant like any other.
@@ -167,8 +171,10 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
     )
     preemptor.attach(stop_thread.loop)
     # What an earlier life of this process left running has no run behind it any more.
-    await stop_thread.call(preemptor.announce("restart", on_purpose_too=gate.locked))
-    leases = Leases(stop_port, ACTING_SERVICES, gate.leases, fences.raise_above)
+    await stop_thread.call(preemptor.announce("restart", on_purpose_too=gate.locked or place.after_silence))
+    if place.after_silence:
+        await stop_thread.keep(preemptor.take_over())
+    leases = Leases(stop_port, ACTING_SERVICES, gate.leases, fences.raise_above, leads=lambda: place.leading)
     gate.on_enter(partial(leases.hurry, stop_thread.loop))
     await stop_thread.keep(leases.run())
 
@@ -234,6 +240,7 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
         identity_of_certificate(credential.certificate_pem).thumbprint,
         registry.digest,
         time.monotonic,
+        place.check,
     )
     executor = Executor(
         registry=registry,
@@ -281,6 +288,8 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
         trainer=trainer,
         health=HealthCheck(registry, planner, progress, books, acting),
         autonomy=autonomy,
+        claim_tick=Ticks(books, place.term, settings.tick_s).claim,
+        leads=lambda: place.leading,
         on_quiet=partial(events.publish, USERS_LEFT),
     )
     loop = asyncio.get_running_loop()
@@ -329,8 +338,9 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
         plugins.end()
         await executor.close()
         await meter.settled()
-        await stop_thread.call(preemptor.announce_end())
-        await sealer.close()
+        if not place.lost:
+            await stop_thread.call(preemptor.announce_end())
+            await sealer.close()
 
     wiring.on_stop(leave)
     servicer = SkillsServicer(
@@ -346,26 +356,16 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
         gate=gate,
         fences=fences,
     )
-    wiring.add(
-        skills_service_pb2_grpc.add_SkillsServiceServicer_to_server,
-        servicer,
-        "nightshift.skills.v1.SkillsService",
-    )
-    wiring.authority = Authority(
-        GrantVerifier(load_public_key(wiring.settings, "grant"), "skills", wiring.clock),
-        grant_gate := FenceGate(db, wiring.clock),
-        StopHub(grant_gate, wiring.clock),
-    )
-    wiring.add(
-        autonomy_service_pb2_grpc.add_AutonomyServiceServicer_to_server,
-        AutonomyServicer(autonomy, books),
-        "nightshift.skills.v1.AutonomyService",
-    )
-    wiring.add_control(
-        control_service_pb2_grpc.add_ControlServiceServicer_to_server,
-        ControlServicer(preemptor, lockdown),
-        "nightshift.skills.v1.ControlService",
-    )
+    wiring.authority = authority(wiring, db)
+    for (add, name), made in zip(MAIN_SERVICES, (servicer, AutonomyServicer(autonomy, books)), strict=True):
+        wiring.add(add, made, name)
+    wiring.add_control(CONTROL_SERVICE[0], ControlServicer(preemptor, lockdown), CONTROL_SERVICE[1])
+
+    async def tell_health(leading: bool) -> None:
+        await wiring.say_healthy(leading, "the store does not confirm that this replica leads")
+
+    wiring.spawn("lease", partial(place.keep, wiring.fail))
+    wiring.spawn("lease watch", partial(place.watch, tell_health))
     wiring.spawn("activity relay", relay.run)
     wiring.spawn("scheduler", scheduler.run)
     wiring.spawn("monitor watch", scheduler.watch_monitor)

@@ -66,6 +66,9 @@ class SkillsSettings(ServiceSettings):
         plugin_timeout_s: How long a plug-in may plan.
         plugin_memory_bytes: Address space, and memory of its cgroup.
         plugin_cgroup: A delegated cgroup v2 folder that hands on memory and pids; "" means the service's own.
+        leader_lease_s: How long a leader may be silent before a standby takes over; PostgreSQL alone.
+        peers_port_base: From where the other services' ports are counted, where that is not this process's
+            own base: a second replica on the same host listens elsewhere.
         addresses, control_addresses: Service → host:port, where it is not at this host's usual port.
     """
 
@@ -109,6 +112,8 @@ class SkillsSettings(ServiceSettings):
     plugin_timeout_s: float = Field(default=10.0, gt=0, le=120)
     plugin_memory_bytes: int = Field(default=512 << 20, ge=64 << 20)
     plugin_cgroup: str = ""
+    leader_lease_s: float = Field(default=10.0, ge=1.0, le=60.0)
+    peers_port_base: int | None = Field(default=None, ge=1024, le=65_510)
     addresses: dict[str, str] = Field(default_factory=dict)
     control_addresses: dict[str, str] = Field(default_factory=dict)
 

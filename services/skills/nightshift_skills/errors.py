@@ -13,7 +13,8 @@ NightshiftError
 ├── PluginRefused, PluginFailed                                          FAILED_PRECONDITION
 ├── PluginKilled                                                         ABORTED
 ├── PluginViolation                                                      PERMISSION_DENIED
-├── UserActive                                                           UNAVAILABLE
+├── UserActive, Standby, LeadershipLost                                  UNAVAILABLE
+├── StoreInUse                                                           FAILED_PRECONDITION
 ├── ApprovalRate                                                         RESOURCE_EXHAUSTED
 ├── SeqGone                                                              OUT_OF_RANGE
 └── Upstream                                                             as the asked service said
@@ -222,6 +223,27 @@ class UserActive(NightshiftError):
 
     code = Code.UNAVAILABLE
     reason = "USER_ACTIVE"
+
+
+class Standby(NightshiftError):
+    """This replica does not act: another one leads; metadata `leader_address` says where."""
+
+    code = Code.UNAVAILABLE
+    reason = "STANDBY"
+
+
+class LeadershipLost(NightshiftError):
+    """Another replica leads by now; the process ends, and stands by when it is started again."""
+
+    code = Code.UNAVAILABLE
+    reason = "LEADERSHIP_LOST"
+
+
+class StoreInUse(NightshiftError):
+    """Another process has the SQLite file."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "STORE_IN_USE"
 
 
 class ApprovalRate(NightshiftError):

@@ -25,7 +25,7 @@ from nightshift_kit.grants import Tier
 from nightshift_kit.otlp import SpanSink, working
 from nightshift_skills.books import Books
 from nightshift_skills.catalogue.train_adapter import RESUME
-from nightshift_skills.errors import PlanChanged, Upstream
+from nightshift_skills.errors import PlanChanged, Standby, Upstream
 from nightshift_skills.gate import Gate, LiveRun
 from nightshift_skills.granting import Granting
 from nightshift_skills.jobs import JobPhase, look
@@ -180,6 +180,10 @@ class Executor:
                 await self._settle(skill, run, live, over)
             except Upstream as error:
                 await self._settle(skill, run, live, self._over(run, live, error))
+            except Standby as error:
+                # Not for good where the store was away for a moment; else nothing is written here any more,
+                # and the leader goes on with the run.
+                await self._settle(skill, run, live, _Over(RunState.INTERRUPTED, error.message))
             except NightshiftError as error:
                 await self._settle(skill, run, live, _failed(error))
         except NightshiftError as error:

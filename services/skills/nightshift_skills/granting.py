@@ -35,8 +35,14 @@ class Granting:
         thumbprint: str,
         digest_of: Callable[[str], str],
         monotonic_s: Callable[[], float],
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        """Args: the minter, the thumbprint of our certificate, digests of skills, a monotonic clock."""
+        """Makes what mints.
+
+        Args: the minter, the thumbprint of our certificate, digests of skills, a monotonic clock, and what is
+        asked before each grant is given out: it raises where none may be.
+        """
+        self._check = check
         self._minter = minter
         self._thumbprint = thumbprint
         self._digest_of = digest_of
@@ -44,7 +50,12 @@ class Granting:
         self._renewable: dict[str, _Renewable] = {}
 
     def single(self, skill: Skill, run: Run, live: LiveRun, call: CallRecord) -> str:
-        """A grant for one call; given the same call again, one with the same jti and a fresh expiry."""
+        """A grant for one call; given the same call again, one with the same jti and a fresh expiry.
+
+        Raises:
+            Standby: this replica does not lead.
+        """
+        self._check()
         return self._minter.mint(
             skill=skill.name,
             skill_digest=self._digest_of(skill.id),
@@ -62,7 +73,8 @@ class Granting:
         )
 
     def renewable(self, skill: Skill, run: Run, live: LiveRun, method: str) -> str:
-        """A grant for as many calls of one method as fit its lifetime (AUTO)."""
+        """A grant for as many calls of one method as fit its lifetime (AUTO). Raises Standby."""
+        self._check()
         key = f"{run.id}:{live.fence}:{method}"
         known = self._renewable.get(key)
         if known is not None and self._monotonic_s() < known.until_s:

@@ -16,7 +16,7 @@ from nightshift_kit.ids import IdFactory
 from nightshift_skills.activity import ActivityRelay, GenerationReport
 from nightshift_skills.fences import Fences
 from nightshift_skills.gate import Closed, Gate
-from nightshift_skills.stops import StopResult, Stops
+from nightshift_skills.stops import GRANTS_LAPSE_S, StopResult, Stops
 from nightshift_skills.store.plane import Preemption
 
 _log = structlog.get_logger("nightshift.skills.preemption")
@@ -108,6 +108,14 @@ class Preemptor:
             fence=self._fences.current, cause=cause, on_purpose_too=on_purpose_too
         )
         return await self._stops.deliver(request)
+
+    async def take_over(self) -> None:
+        """Voids what a silent leader may still have in hand, persons' grants too. On the stop loop.
+
+        Goes on until each service confirmed, or those grants have lapsed.
+        """
+        request = control_pb.StopRequest(fence=self._fences.current, cause="takeover", on_purpose_too=True)
+        await self._stops.insist(request, GRANTS_LAPSE_S)
 
     async def announce_end(self) -> StopResult:
         """Raises the fence for the last time and stops everything, because the plane goes down."""

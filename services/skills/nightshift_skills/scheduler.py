@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -69,9 +69,17 @@ class Scheduler:
         trainer: TrainerPort,
         health: HealthCheck,
         autonomy: Autonomy,
+        claim_tick: Callable[[], Awaitable[float]],
+        leads: Callable[[], bool] = lambda: True,
         on_quiet: Callable[[], None] = lambda: None,
     ) -> None:
-        """Args: `on_quiet` hears that the machine is idle again after users were there."""
+        """Makes a scheduler that has not begun.
+
+        Args: `claim_tick` gives 0, or how long to wait for a tick that is ours; `leads` says whether this
+        replica may act; `on_quiet` hears that the machine is idle again after users were there.
+        """
+        self._claim_tick = claim_tick
+        self._leads = leads
         self._autonomy = autonomy
         self._pace = pace
         self._registry = registry
@@ -109,7 +117,10 @@ class Scheduler:
                 next_tick_s = loop.time() + self._pace.tick_s
             self._wake.clear()
             try:
-                await self.turn(tick=tick)
+                if self._leads():
+                    if tick and (wait_s := await self._claim_tick()):
+                        tick, next_tick_s = False, loop.time() + wait_s
+                    await self.turn(tick=tick)
             except NightshiftError as error:
                 _log.warning("turn cut short", reason=error.reason, error=error.message)
             try:

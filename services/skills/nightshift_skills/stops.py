@@ -19,6 +19,9 @@ _log = structlog.get_logger("nightshift.skills.stops")
 # The acting services kill what has not exited 600 ms after STOP; a service that needs longer counts as
 # silent.
 STOP_TIMEOUT_S = 5.0
+# A grant that a silent leader had in hand when its term ended can begin a call for so long: 30 s, and 5 s for
+# clocks that differ.
+GRANTS_LAPSE_S = 35.0
 # A stop that goes well is done within a second; after this it is sent again.
 ATTEMPT_S = 1.5
 RESEND_S = 0.25
@@ -120,6 +123,17 @@ class Stops:
         self._services = services
         self._clock = clock
 
+    async def insist(self, request: control_pb.StopRequest, span_s: float) -> None:
+        """Sends a STOP again to whoever has not confirmed it, for so long."""
+        until_ns = self._clock.boottime_ns() + round(span_s * 1e9)
+
+        async def send(state: ServiceStop) -> None:
+            while not state.done and self._clock.boottime_ns() < until_ns:
+                await self._attempt(state, request, ATTEMPT_S)
+                await asyncio.sleep(RESEND_S)
+
+        await asyncio.gather(*(send(ServiceStop(service)) for service in self._services))
+
     async def deliver(self, request: control_pb.StopRequest, *, persist: bool = False) -> StopResult:
         """Stops; returns when each service is done or silent. Never raises for a service that is down.
 
@@ -194,7 +208,10 @@ class Leases:
         services: tuple[str, ...],
         leases: Callable[[], tuple[int, frozenset[str]]],
         raise_above: Callable[[int], object],
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
+        """Args: `leads` says whether this replica may keep work going."""
+        self._leads = leads
         self._port = port
         self._services = services
         self._leases = leases
@@ -229,6 +246,8 @@ class Leases:
 
     async def renew(self, service: str) -> bool:
         """One renewal; whether the service took it."""
+        if not self._leads():
+            return False
         fence, runs = self._leases()
         request = control_pb.RenewLeaseRequest(
             fence=fence, skill_runs=[f"skillRuns/{run}" for run in sorted(runs)]
@@ -237,15 +256,25 @@ class Leases:
             response = await self._port.renew_lease(service, request, timeout_s=LEASE_TIMEOUT_S)
         except NightshiftError as error:
             if error.reason == "PREEMPTED":
-                # The service has seen a higher fence than ours: our store came from a backup.
+                # The service has seen a higher fence than ours: our store came from a backup, or another
+                # replica leads, and then the store refuses.
                 seen = error.metadata.get("highest", "")
-                await asyncio.to_thread(self._raise_above, int(seen) if seen.isdigit() else fence + 1_000)
-                _log.error("fence behind a service's; raised", to=service, seen=seen)
+                if await self._go_above(int(seen) if seen.isdigit() else fence + 1_000):
+                    _log.error("fence behind a service's; raised", to=service, seen=seen)
             elif self._known[service]:
                 _log.warning("lease not renewed", to=service, reason=error.reason)
             self._known[service] = False
             return False
         if response.fence > fence and response.fence > self._leases()[0]:
-            await asyncio.to_thread(self._raise_above, response.fence)
+            await self._go_above(response.fence)
         self._known[service] = True
+        return True
+
+    async def _go_above(self, seen: int) -> bool:
+        """Raises our fence above one that a service has seen; whether that was possible."""
+        try:
+            await asyncio.to_thread(self._raise_above, seen)
+        except NightshiftError as error:
+            _log.error("fence behind a service's, and not raised", seen=seen, reason=error.reason)
+            return False
         return True

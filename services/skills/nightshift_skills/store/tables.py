@@ -242,3 +242,24 @@ budget_usage = sa.Table(
     sa.Column("cost_usd", sa.Float, nullable=False),
     sa.Column("gpu_s", sa.Float, nullable=False),
 )
+
+# One row: which replica acts, in which term. `process` tells others on the same machine whether it is gone.
+leadership = sa.Table(
+    "leadership",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("term", sa.BigInteger, nullable=False),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("process", sa.Text, nullable=False),
+    sa.Column("address", sa.Text, nullable=False),
+    sa.Column("control_address", sa.Text, nullable=False),
+    sa.Column("beats", sa.BigInteger, nullable=False),
+)
+
+ticks = sa.Table(
+    "ticks",
+    metadata,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("term", sa.BigInteger, nullable=False),
+    sa.Column("time", UtcDateTime, nullable=False),
+)
