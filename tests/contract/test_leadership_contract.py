@@ -135,7 +135,8 @@ async def test_a_transaction_of_an_older_term_writes_nothing(opened: Opened) -> 
     guarded.write_sync(plane.save_reserved_fence, 1000)
     # Behind its back, while its clock still says that it leads.
     opened().write_sync(leadership.take, replica("b"), None)
-    assert leader.leading
+    believes = leader.leading
+    assert believes
     outcomes = await asyncio.gather(
         *(guarded.write(plane.save_reserved_fence, 2000 + number) for number in range(20)),
         return_exceptions=True,

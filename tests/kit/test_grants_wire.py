@@ -362,6 +362,31 @@ async def test_a_grant_from_before_a_stop_of_everything_is_void(tmp_path: Path, 
         assert (await promote(running, fitting(running, fence=2))).name.startswith("promotions/")
 
 
+async def test_a_late_stop_of_everything_voids_what_was_before_it_and_nothing_since(
+    tmp_path: Path, db: Database
+) -> None:
+    """A stop may overtake another: the one that comes late, or from a skills that was replaced, counts."""
+    stop_everything = control_pb.StopRequest(fence=2, cause="takeover", on_purpose_too=True)
+    async with lab(tmp_path / "home", db) as (running, servicer):
+        control = running.stub(control_grpc.StopServiceStub, "service/skills", control=True)
+        await control.RenewLease(control_pb.RenewLeaseRequest(fence=5), timeout=5)
+        servicer.hold = asyncio.Event()
+        since = asyncio.create_task(promote(running, fitting(running, fence=2)))
+        assert running.hub is not None
+        while not running.hub.works():
+            await asyncio.sleep(0.01)
+        phases = [answer.phase async for answer in control.Stop(stop_everything, timeout=5)]
+        assert phases == [control_pb.STOP_PHASE_DELIVERED, control_pb.STOP_PHASE_DONE]
+        servicer.hold.set()
+        assert (await since).name.startswith("promotions/")
+        assert (await refusal(promote(running, fitting(running, fence=1)))).reason == "PREEMPTED"
+        assert running.hub.gate.highest == 5
+    # It is durable as well.
+    async with lab(tmp_path / "home", db, open_gate=False) as (running, servicer):
+        assert (await refusal(promote(running, fitting(running, fence=1)))).reason == "PREEMPTED"
+        assert servicer.promoted == 0
+
+
 async def test_a_stop_between_begin_and_commit_leaves_nothing(tmp_path: Path, db: Database) -> None:
     """The fence is read again inside the transaction."""
     async with lab(tmp_path / "home", db) as (running, servicer):

@@ -32,9 +32,8 @@ SPECS = (
 
 def make(home: Path, **options: Any) -> Plane:
     home.mkdir(mode=0o700, exist_ok=True)
-    return Plane(
-        PlaneSettings(home=home), SPECS, port_base=0, environment={"PYTHONPATH": str(ROOT)}, **options
-    )
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return Plane(PlaneSettings(home=home), SPECS, port_base=0, environment={"PYTHONPATH": path}, **options)
 
 
 @asynccontextmanager
@@ -115,6 +114,29 @@ async def test_a_service_that_fails_takes_the_start_with_it(tmp_path: Path) -> N
     (home / "experience.fails").unlink()
     async with running(home):
         pass
+
+
+async def test_a_service_that_stands_by_is_well_until_it_leads(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "lab.standby").touch()
+
+    def told() -> str:
+        return str(orjson.loads((home / "endpoints.json").read_bytes())["services"]["lab"]["state"])
+
+    async with running(home, ready_timeout_s=30) as plane:
+        lab = plane.status()[2]
+        assert (lab.state, told()) == ("standby", "standby")
+        (home / "lab.standby").unlink()
+        await until(lambda: plane.status()[2].state == "ready")
+        assert told() == "ready"
+        assert journal(home)[-1] == "lab leads"
+        assert (plane.status()[2].pid, plane.status()[2].restarts) == (lab.pid, 0)
+        # It stands by again after a death, and can be stopped while it does.
+        (home / "lab.standby").touch()
+        os.kill(lab.pid, signal.SIGKILL)
+        await until(lambda: plane.status()[2].restarts == 1 and plane.status()[2].state == "standby")
+    assert journal(home)[-3:] == ["lab stops", "experience stops", "monitor stops"]
 
 
 async def test_what_does_not_hear_sigterm_is_killed(tmp_path: Path) -> None:

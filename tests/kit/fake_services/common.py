@@ -8,7 +8,19 @@ import signal
 import time
 from pathlib import Path
 
+from nightshift_kit.errors import Code, NightshiftError
 from nightshift_kit.rpc.serve import Wiring, run
+
+
+class Elsewhere(NightshiftError):
+    """Another replica leads."""
+
+    code = Code.UNAVAILABLE
+    reason = "ELSEWHERE"
+
+    @classmethod
+    def now(cls) -> Elsewhere:
+        return cls("ask elsewhere", retry_after_s=1.0)
 
 
 def note(home: Path, what: str) -> None:
@@ -25,6 +37,14 @@ def main(name: str) -> int:
         if (home / f"{name}.slow").exists():
             await asyncio.sleep(0.5)
         wiring.on_stop(lambda: note(home, f"{name} stops"))
+
+        async def turn() -> None:
+            while (home / f"{name}.standby").exists():
+                await asyncio.sleep(0.02)
+
+        if (home / f"{name}.standby").exists():
+            await wiring.stand_by(turn, refusal=Elsewhere.now, main=())
+            note(home, f"{name} leads")
 
         async def deaf() -> None:
             if (home / f"{name}.deaf").exists():

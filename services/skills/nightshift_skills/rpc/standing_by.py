@@ -12,6 +12,7 @@ from nightshift.skills.v1 import (
 from nightshift_kit.grants import FenceGate, GrantVerifier
 from nightshift_kit.rpc.guard import Authority
 from nightshift_kit.rpc.serve import Wiring
+from nightshift_kit.rpc.server import AddToServer
 from nightshift_kit.rpc.stop import StopHub
 from nightshift_kit.rpc.tls import load_public_key
 from nightshift_kit.storage import Database
@@ -20,11 +21,11 @@ from nightshift_skills.leader import Leadership, LeaseRule
 from nightshift_skills.replica import Replica
 
 # Generated function and full name of each service.
-MAIN_SERVICES = (
+MAIN_SERVICES: tuple[tuple[AddToServer, str], ...] = (
     (skills_service_pb2_grpc.add_SkillsServiceServicer_to_server, "nightshift.skills.v1.SkillsService"),
     (autonomy_service_pb2_grpc.add_AutonomyServiceServicer_to_server, "nightshift.skills.v1.AutonomyService"),
 )
-CONTROL_SERVICE = (
+CONTROL_SERVICE: tuple[AddToServer, str] = (
     control_service_pb2_grpc.add_ControlServiceServicer_to_server,
     "nightshift.skills.v1.ControlService",
 )

@@ -104,7 +104,7 @@ def claim_tick(connection: sa.Connection, term: int, now: datetime, least_s: flo
     table = tables.ticks
     last = connection.execute(sa.select(table).order_by(table.c.number.desc()).limit(1)).one_or_none()
     if last is not None and last.term != term:
-        age_s = (now - last.time).total_seconds()
+        age_s: float = (now - last.time).total_seconds()
         if 0 <= age_s < least_s:
             return least_s - age_s
     number = 1 if last is None else last.number + 1
