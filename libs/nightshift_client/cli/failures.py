@@ -47,6 +47,7 @@ ADVICE = {
     "SELF_APPROVAL": "Somebody else must approve this.",
     "SKILL_MODIFIED": "The skill's code changed since the start: restart the plane.",
     "SKILL_UNKNOWN": "See them with: nightshift skills list",
+    "STANDBY": "Another replica leads; the message says where. Who is ready: nightshift status",
     "STORAGE_READ_ONLY": "The store takes no writes; see the service's log and restart it.",
     "USER_ACTIVE": "Users go first. What is missing: nightshift activity",
 }
