@@ -1,9 +1,13 @@
-"""ReportActivity at 2,000 a second beside other calls: their latency with the flood and without, interleaved.
+"""ReportActivity at 2,000 a second beside other calls: what it costs them, and what any such load would.
 
     python -m benchmarks.bench_activity [--rate 2000] [--seconds 3] [--rounds 3]
 
 Five services as processes of their own, mutual TLS. Each round measures GetLock at skills' main port and
-RenewLease at the lab's control port one after the other, first without reports, then while they are sent.
+RenewLease at the lab's control port one after the other: alone, then while reports are sent to skills, then
+while as many calls of the same kind are sent to experience's control port instead. What the last two have in
+common is a busy machine; what sets them apart is what the reports cost whoever else asks skills. The calls
+are sent by a process of their own: in the one that measures they would wait for each other, and that would be
+measured.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,14 +30,41 @@ from nightshift_kit.rpc.channels import channel
 from nightshift_kit.rpc.tls import create_credential, ensure_home
 from nightshift_kit.settings import PlaneSettings
 
+ARMS = ("alone", "beside reports", "beside others")
 
-async def flood(call: Any, rate: float, until_s: float) -> int:
-    """Sends reports at a pace; how many were answered."""
+
+async def flood(home: Path, port_base: int) -> None:
+    """Sends calls as standard input says, one line each: what, a fence, how many a second, for how long."""
+    settings = PlaneSettings(home=home, port_base=port_base)
+    opened = [
+        channel("skills", settings, "platform/bench", control=True),
+        channel("experience", settings, "service/skills", control=True),
+    ]
+    control: Any = control_grpc.ControlServiceStub(opened[0])
+    stop: Any = control_grpc.StopServiceStub(opened[1])
+    fence = 0
+    calls = {
+        "reports": lambda: control.ReportActivity(pb.ReportActivityRequest(kind="request"), timeout=10),
+        "others": lambda: stop.RenewLease(control_pb.RenewLeaseRequest(fence=fence), timeout=10),
+    }
+    try:
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            what, told, rate, seconds = line.split()
+            fence = int(told)
+            sent = await _send(calls[what], float(rate), time.monotonic() + float(seconds))
+            print(sent / float(seconds), flush=True)
+    finally:
+        for one in opened:
+            await one.close()
+
+
+async def _send(call: Any, rate: float, until_s: float) -> int:
+    """Sends calls at a pace; how many were answered in time."""
     pending: set[asyncio.Task[Any]] = set()
     began_s, sent, done = time.monotonic(), 0, 0
     while (now_s := time.monotonic()) < until_s:
-        while sent < (now_s - began_s) * rate and len(pending) < 512:
-            task = asyncio.ensure_future(call(pb.ReportActivityRequest(kind="request"), timeout=10))
+        while sent < (now_s - began_s) * rate and len(pending) < 256:
+            task = asyncio.ensure_future(call())
             pending.add(task)
             task.add_done_callback(pending.discard)
             sent += 1
@@ -63,43 +95,58 @@ async def measure(rate: float, seconds: float, rounds: int) -> None:
         await plane.start()
         opened = [
             channel("skills", plane.settings, "person/bench"),
-            channel("skills", plane.settings, "platform/bench", control=True),
             channel("lab", plane.settings, "service/skills", control=True),
         ]
+        pipe = asyncio.subprocess.PIPE
+        place = f"{settings.home}:{plane.settings.port_base}"
+        arguments = ("-m", "benchmarks.bench_activity", "--flood", place)
+        sender = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdin=pipe, stdout=pipe)
+        assert sender.stdin is not None
+        assert sender.stdout is not None
         try:
             skills: Any = skills_grpc.SkillsServiceStub(opened[0])
-            reports: Any = control_grpc.ControlServiceStub(opened[1])
-            stop: Any = control_grpc.StopServiceStub(opened[2])
+            stop: Any = control_grpc.StopServiceStub(opened[1])
             fence = (await skills.GetSchedule(pb.GetScheduleRequest(), timeout=20)).fence
             calls = {
                 "GetLock": lambda: skills.GetLock(pb.GetLockRequest(), timeout=10),
                 "RenewLease": lambda: stop.RenewLease(control_pb.RenewLeaseRequest(fence=fence), timeout=10),
             }
-            spans: dict[tuple[str, bool], list[float]] = {(n, b): [] for n in calls for b in (False, True)}
-            rates = []
-            for _ in range(rounds):
-                for flooded in (False, True):
+            spans: dict[tuple[str, str], list[float]] = {(n, arm): [] for n in calls for arm in ARMS}
+            rates: dict[str, list[float]] = {arm: [] for arm in ARMS[1:]}
+            # The first round warms up both ends.
+            for number in range(rounds + 1):
+                for arm in ARMS:
+                    what = arm.removeprefix("beside ")
+                    if arm in rates:
+                        sender.stdin.write(f"{what} {fence} {rate} {seconds}\n".encode())
+                        await sender.stdin.drain()
                     until_s = time.monotonic() + seconds
-                    sending = flood(reports.ReportActivity, rate if flooded else 0, until_s)
-                    found: list[Any] = await asyncio.gather(
-                        sending, *(latency(c, until_s) for c in calls.values())
-                    )
-                    if flooded:
-                        rates.append(found[0] / seconds)
-                    for name, values in zip(calls, found[1:], strict=True):
-                        spans[name, flooded] += values
+                    found = await asyncio.gather(*(latency(call, until_s) for call in calls.values()))
+                    answered = float(await sender.stdout.readline()) if arm in rates else 0.0
+                    if number == 0:
+                        continue
+                    if arm in rates:
+                        rates[arm].append(answered)
+                    for name, values in zip(calls, found, strict=True):
+                        spans[name, arm] += values
         finally:
+            sender.stdin.close()
+            await sender.wait()
             for one in opened:
                 await one.close()
             await plane.stop()
-    print(f"reports answered: {statistics.median(rates):,.0f}/s (asked for {rate:,.0f}/s)")
+    for arm, values in rates.items():
+        what = arm.removeprefix("beside ")
+        print(f"{what} answered: {statistics.median(values):,.0f}/s (asked for {rate:,.0f}/s)")
     for name in calls:
-        quiet, beside = (sorted(spans[name, flooded]) for flooded in (False, True))
         for label, part in (("median", 0.5), ("p99", 0.99)):
-            before, during = quiet[int(part * (len(quiet) - 1))], beside[int(part * (len(beside) - 1))]
+            alone, reports, others = (
+                sorted(spans[name, arm])[int(part * (len(spans[name, arm]) - 1))] for arm in ARMS
+            )
             print(
-                f"{name:<11}{label:<7} alone {before:7.2f} ms, beside reports {during:7.2f} ms, "
-                f"x {during / before:.1f}"
+                f"{name:<11}{label:<7} alone {alone:7.2f} ms, beside reports {reports:7.2f} ms "
+                f"(x {reports / alone:.1f}), beside as many calls elsewhere {others:7.2f} ms "
+                f"(x {others / alone:.1f})"
             )
 
 
@@ -108,5 +155,10 @@ if __name__ == "__main__":
     parser.add_argument("--rate", type=float, default=2000.0)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--flood", metavar="HOME:PORT_BASE", help="send calls as standard input says")
     given = parser.parse_args()
-    asyncio.run(measure(given.rate, given.seconds, given.rounds))
+    if given.flood:
+        home, _, base = given.flood.rpartition(":")
+        asyncio.run(flood(Path(home), int(base)))
+    else:
+        asyncio.run(measure(given.rate, given.seconds, given.rounds))
