@@ -170,11 +170,30 @@ def test_request_ids_are_for_one_request(db: Database) -> None:
         db.read_sync(decisions.run_of_request, request_id, "d2")
 
 
+def test_the_last_success_is_told_whatever_came_after(db: Database) -> None:
+    assert db.read_sync(decisions.last_success_time, "propose_config") is None
+    for number, state in enumerate(
+        (RunState.SUCCEEDED, RunState.SUCCEEDED, RunState.FAILED, RunState.DENIED)
+    ):
+        end = AT + timedelta(hours=number)
+        db.write_sync(decisions.save_run, new_run(subject=f"s{number}", state=state, end_time=end))
+    db.write_sync(decisions.save_run, new_run(skill="rollback", state=RunState.SUCCEEDED, end_time=AT))
+    assert db.read_sync(decisions.last_success_time, "propose_config") == AT + timedelta(hours=1)
+
+
 def test_rests_end(db: Database) -> None:
     rest = Rest(AT + timedelta(days=7), "denied")
     db.write_sync(decisions.set_rest, "s", "subject", Rest(AT, "failed"))
     db.write_sync(decisions.set_rest, "s", "subject", rest)
     assert db.read_sync(decisions.get_rest, "s", "subject", AT) == rest
+    # What fails or succeeds meanwhile does not bring the question back that a person said no to.
+    for cause in ("failed", "succeeded"):
+        db.write_sync(decisions.set_rest, "s", "subject", Rest(AT + timedelta(hours=1), cause))
+        assert db.read_sync(decisions.get_rest, "s", "subject", AT) == rest
+    longer = Rest(rest.until + timedelta(days=1), "succeeded")
+    db.write_sync(decisions.set_rest, "s", "later", rest)
+    db.write_sync(decisions.set_rest, "s", "later", longer)
+    assert db.read_sync(decisions.get_rest, "s", "later", AT) == longer
     assert db.read_sync(decisions.get_rest, "s", "other", AT) is None
     assert db.read_sync(decisions.get_rest, "s", "subject", rest.until) is None
 

@@ -35,7 +35,8 @@ from tests.skills.skills_support import Plane, eventually, plane_in
 from tests.skills.stand_ins import PROJECT
 
 AT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
-SETTINGS: dict[str, Any] = {"autonomy_min_runs": 1}
+# A theme after the other: without the week that lies between two proposals.
+SETTINGS: dict[str, Any] = {"autonomy_min_runs": 1, "cooldowns_s": {"propose_config": 0}}
 
 
 def made(**changes: Any) -> StandingApproval:

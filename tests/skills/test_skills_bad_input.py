@@ -97,6 +97,23 @@ REFUSED: list[tuple[str, Any, grpc.StatusCode, str, str]] = [
     ),
     ("RunSkill", run_request("rollback"), grpc.StatusCode.PERMISSION_DENIED, "ROLE_INSUFFICIENT", "viewer"),
     (
+        "PlanSkill",
+        pb.PlanSkillRequest(name="skills/translate_configs"),
+        grpc.StatusCode.PERMISSION_DENIED,
+        "ROLE_INSUFFICIENT",
+        "viewer",
+    ),
+    *(
+        (
+            "ListAuditEvents",
+            pb.ListAuditEventsRequest(kind_prefix=prefix),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "FIELD_INVALID",
+            "admin",
+        )
+        for prefix in ("nul\0", "Lock", "x" * 65, "%")
+    ),
+    (
         "DecideApproval",
         pb.DecideApprovalRequest(),
         grpc.StatusCode.PERMISSION_DENIED,

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from nightshift.lab.v1 import lab_service_pb2 as lab_pb
 from nightshift.monitor.v1 import monitor_service_pb2 as monitor_pb
-from nightshift_kit.errors import DiskFull, GlobalLock, NightshiftError
+from nightshift_kit.errors import Code, DiskFull, GlobalLock, NightshiftError
 from nightshift_kit.grants import Tier
 from nightshift_skills.activity import ActivityRelay, GenerationReport
 from nightshift_skills.backoff import Backoff, BackoffRule
@@ -26,11 +26,13 @@ from nightshift_skills.errors import (
     SkillModified,
     SkillUnknown,
     TierLoosened,
+    Upstream,
     UserActive,
     upstream,
 )
 from nightshift_skills.fences import BLOCK_SIZE, Fences
 from nightshift_skills.gate import Gate, LiveRun
+from nightshift_skills.patience import patiently
 from nightshift_skills.plans import Plan, PlannedCall
 from nightshift_skills.registry import Registry
 from nightshift_skills.schedule import Situation, SkillFacts, in_turn, judge
@@ -341,6 +343,56 @@ class Listener:
             self.refuse -= 1
             raise upstream("away", code=NightshiftError.code, reason="AWAY")
         self.heard.append(request)
+
+
+class TestPatience:
+    """What may be tried again is, for so long; what was refused is refused."""
+
+    async def answered(self, *errors: NightshiftError, **how: Any) -> tuple[str, int]:
+        waiting, tries = list(errors), 0
+
+        async def once() -> str:
+            nonlocal tries
+            tries += 1
+            if waiting:
+                raise waiting.pop(0)
+            return "answer"
+
+        patience_s = how.pop("patience_s", 5.0)
+        said: str = await patiently("x", patience_s, first_s=0.001, longest_s=0.01, **how)(once)
+        return said, tries
+
+    async def test_a_service_that_comes_back_answers(self) -> None:
+        away = upstream("away", code=Code.UNAVAILABLE, reason="SERVICE_UNAVAILABLE")
+        stale = upstream("stale", code=Code.FAILED_PRECONDITION, reason="PREEMPTED")
+        assert await self.answered(away, stale, away) == ("answer", 4)
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            upstream("no", code=Code.FAILED_PRECONDITION, reason="DRIFT_DETECTED"),
+            upstream("no", code=Code.PERMISSION_DENIED, reason="GRANT_SUBJECT"),
+            GlobalLock("locked"),
+        ],
+        ids=lambda error: error.reason,
+    )
+    async def test_a_refusal_is_not_asked_again(self, error: NightshiftError) -> None:
+        tries: list[int] = []
+
+        async def once() -> None:
+            tries.append(1)
+            raise error
+
+        with pytest.raises(type(error)):
+            await patiently("x", 5.0, first_s=0.001)(once)
+        assert tries == [1]
+
+    async def test_patience_ends_with_the_last_error_itself(self) -> None:
+        away = upstream("away", code=Code.UNAVAILABLE, reason="SERVICE_UNAVAILABLE")
+        with pytest.raises(Upstream, match="away"):
+            await self.answered(*[away] * 1000, patience_s=0.05)
+        with pytest.raises(Upstream, match="away"):
+            await self.answered(away, unless=lambda error: error.reason == "SERVICE_UNAVAILABLE")
 
 
 class TestActivity:

@@ -16,9 +16,15 @@ from nightshift.skills.v1 import skills_service_pb2 as pb
 from nightshift_kit.storage import Database
 from nightshift_skills import __main__ as wiring
 from nightshift_skills.books import Books
-from nightshift_skills.catalogue import BUILT_IN, aggregate_experience, propose_config
+from nightshift_skills.catalogue import (
+    BUILT_IN,
+    aggregate_experience,
+    cleanup_vram,
+    detect_opportunities,
+    propose_config,
+)
 from nightshift_skills.plans import NothingToDo, Plan, PlannedCall
-from nightshift_skills.skill import PlanContext, Skill
+from nightshift_skills.skill import Facts, PlanContext, Skill
 from tests.skills.skills_support import Plane, eventually, plane_in
 
 AWAITING = types.SKILL_RUN_STATE_AWAITING_APPROVAL
@@ -29,6 +35,10 @@ async def entry(plane: Plane, skill: str) -> types.ScheduleEntry:
     schedule = await plane.call("GetSchedule", pb.GetScheduleRequest())
     found: types.ScheduleEntry = next(one for one in schedule.entries if one.skill == f"skills/{skill}")
     return found
+
+
+async def until_told(plane: Plane, skill: str, words: str) -> None:
+    await eventually(lambda: entry(plane, skill), lambda one: words in " ".join(one.reasons))
 
 
 async def until_runs(plane: Plane, skill: str, count: int) -> list[types.SkillRun]:
@@ -365,3 +375,40 @@ async def test_a_long_job_leaves_hours_alone_in_which_users_are_expected(
         # The hour is over, and none like it follows.
         plane.around.monitor.tell(predicted_busy=None)
         await until_runs(plane, "aggregate_experience", 1)
+
+
+async def test_a_skill_that_breaks_or_plans_too_much_stops_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def greedy(context: PlanContext, parameters: Any) -> Any:
+        plan = await aggregate_experience.plan(context, parameters)
+        return plan if isinstance(plan, NothingToDo) else plan.model_copy(update={"vram_bytes": 2**30})
+
+    async def broken(context: PlanContext, parameters: Any) -> Any:
+        raise ZeroDivisionError
+
+    def conditions(facts: Facts) -> Any:
+        raise ZeroDivisionError
+
+    instead(
+        monkeypatch,
+        replace(aggregate_experience.SKILL, plan=greedy),
+        replace(cleanup_vram.SKILL, plan=broken),
+        replace(detect_opportunities.SKILL, due=conditions),
+    )
+    async with plane_in(tmp_path / "home") as plane:
+        plane.around.experience.state.pending_aggregation_count = 5
+        await plane.open()
+        for skill, words in (
+            ("aggregate_experience", "planned to keep the GPU"),
+            ("cleanup_vram", "An error of ours"),
+            ("detect_opportunities", "An error of ours"),
+        ):
+            await until_told(plane, skill, words)
+            assert await plane.runs(skill) == []
+        request = pb.RunSkillRequest(name="skills/aggregate_experience")
+        assert (await plane.refused("RunSkill", request)).reason == "PLAN_OUT_OF_BOUNDS"
+        # All others go on, turn after turn.
+        plane.around.experience.state.pending_embedding_count = 5
+        await until_runs(plane, "build_embeddings", 1)
+        assert [kind for kind, _ in plane.around.experience.effects] == ["experience.embedded"]

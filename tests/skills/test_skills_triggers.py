@@ -9,10 +9,11 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from nightshift.experience.v1 import experience_service_pb2 as experience_pb
 from nightshift_kit.clock import FakeClock
 from nightshift_kit.errors import SettingsInvalid
 from nightshift_kit.grants import Tier
@@ -27,7 +28,7 @@ from nightshift_skills.plans import Plan
 from nightshift_skills.preemption_log import PreemptionLog
 from nightshift_skills.registry import Registry
 from nightshift_skills.schedule import Situation, SkillFacts, in_turn, judge, least_useful_s
-from nightshift_skills.skill import Condition, Skill
+from nightshift_skills.skill import Condition, Facts, Limits, Skill
 from nightshift_skills.store.plane import Preemption
 from nightshift_skills.store.scheduling import Pause, Usage
 from nightshift_skills.triggers import Call, Cron, Marks, Timing, Triggers
@@ -87,6 +88,7 @@ class TestCron:
         with pytest.raises(ValueError, match=r"fields|cron expression|never"):
             Cron.parse(text, BERLIN)
 
+    @settings(deadline=None)
     @given(
         minutes=st.sets(st.integers(0, 59), min_size=1, max_size=3),
         hours=st.sets(st.integers(0, 23), min_size=1, max_size=3),
@@ -146,6 +148,7 @@ class TestTriggers:
         assert call.next_time is not None
         assert call.next_time > later
 
+    @settings(deadline=None)
     @given(
         st.lists(st.one_of(st.floats(0, 200_000), st.floats(-200_000, 0)), min_size=1, max_size=40),
         st.sampled_from(["0 9 * * *", "*/7 * * * *", "30 2 * * 0", "0 0 1 * *"]),
@@ -257,6 +260,7 @@ class Machine:
 
 
 class TestAging:
+    @settings(deadline=None)
     @given(st.lists(st.floats(0.001, 50_000), min_size=5, max_size=5), st.floats(-90_000, 90_000))
     def test_nothing_starves_whatever_takes_how_long(self, durations_s: list[float], jump_s: float) -> None:
         machine = Machine(durations_s, FakeClock(AT), Ages(), [])
@@ -351,6 +355,7 @@ class TestPredictedWindow:
         clock.advance(7200 + 600)
         assert absent_s(-600, clock.now() - timedelta(days=1)) == 600, "the hour had begun before this look"
 
+    @settings(deadline=None)
     @given(st.lists(st.floats(120, 3000), min_size=20, max_size=20))
     def test_hours_that_are_always_busy_starve_no_job(self, quiet_s: list[float]) -> None:
         """Users are expected at every hour and come again and again: within a day and a pause it starts."""
@@ -383,6 +388,19 @@ class TestPredictedWindow:
         assert window.too_short_for(least_useful_s(SKILLS[skill], plan)) == ""
         moment = replace(QUIET, predicted_busy=AT + timedelta(seconds=60))
         assert "120 s to be of use" in moment.too_short_for(least_useful_s(SKILLS[skill], plan))
+
+
+class TestProposals:
+    @settings(deadline=None)
+    @given(st.floats(0, 30))
+    def test_a_week_lies_between_two_proposals_whatever_their_themes(self, days: float) -> None:
+        state = experience_pb.ExperienceState(production_run_count=500)
+        state.detect_time.GetCurrentTime()
+        skill = SKILLS["propose_config"]
+        facts = Facts(AT, Limits(), state, last_success=AT - timedelta(days=days), rest_s=skill.cooldown_s)
+        assert all(condition.met for condition in skill.due(facts)) is (days >= 7)
+        assert all(condition.met for condition in skill.due(replace(facts, last_success=None)))
+        assert all(condition.met for condition in skill.due(replace(facts, rest_s=0.0)))
 
 
 class TestLooks:
@@ -445,6 +463,7 @@ class TestBudgets:
         with pytest.raises(SettingsInvalid):
             Budget.of(BudgetSettings(runs_per_day=1), BudgetSettings())
 
+    @settings(deadline=None)
     @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1)), max_size=60))
     def test_no_order_of_plans_exceeds_a_day(self, wishes: list[tuple[int, float]]) -> None:
         limits, usage = budgets(), dict[str, Usage]()
@@ -480,6 +499,7 @@ class TestBackoff:
         until = log.backoff_until
         return 0.0 if until is None else (until - clock.now()).total_seconds()
 
+    @settings(deadline=None)
     @given(st.lists(st.floats(-86_400 * 400, 86_400 * 400), min_size=8, max_size=8))
     def test_it_doubles_whatever_the_wall_clock_does(self, jumps: list[float]) -> None:
         clock = FakeClock(AT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -32,7 +32,7 @@ from nightshift_skills.proposals import Proposals, Wish
 from nightshift_skills.registry import Registry
 from nightshift_skills.runs import Run
 from nightshift_skills.schedule import Entry, Situation, SkillFacts
-from nightshift_skills.skill import Facts, Limits, Skill
+from nightshift_skills.skill import Condition, Facts, Limits, Skill
 from nightshift_skills.store import decisions, scheduling
 from nightshift_skills.store.decisions import Rest
 from nightshift_skills.store.scheduling import Pause, TriggerMark, Usage
@@ -51,6 +51,7 @@ class _Page:
     pending: int
     open_runs: int
     rest: Rest | None
+    last_success: datetime | None
     marks: Marks
     events: Sequence[str]
 
@@ -163,7 +164,7 @@ class Agenda:
         # Before anything else: an event that comes meanwhile is heard at the next look.
         position = self._events.position()
         state, lab = await asyncio.gather(
-            _if_told(self._experience.get_state(self._limits.project)), _if_told(self._lab.get_state())
+            _if_told(self._experience.get_state, self._limits.project), _if_told(self._lab.get_state)
         )
         return await self._books.read(self._book, state, lab, position)
 
@@ -197,6 +198,7 @@ class Agenda:
                 pending,
                 open_runs,
                 rest,
+                decisions.last_success_time(connection, skill.id),
                 Marks(mark.since, mark.looked_time, seen),
                 [*came, *self._events.since(skill.id)],
             )
@@ -227,9 +229,7 @@ class Agenda:
         last_run_time = None if page.last is None else page.last.end_time
         now_ns = self._books.clock.boottime_ns()
         return SkillFacts(
-            conditions=list(skill.due(Facts(book.now, self._limits, book.state, book.lab)))
-            if "idle" in skill.triggers
-            else [],
+            conditions=self._conditions(skill, book) if "idle" in skill.triggers else [],
             calls=self._triggers.calls(
                 skill,
                 page.marks,
@@ -250,6 +250,22 @@ class Agenda:
             age_s=self._ages.age_s(skill.id, now_ns),
             again_time=self._again_time(skill, book.now, now_ns),
         )
+
+    def _conditions(self, skill: Skill, book: _Book) -> Sequence[Condition]:
+        page = book.pages[skill.id]
+        facts = Facts(
+            book.now,
+            self._limits,
+            book.state,
+            book.lab,
+            last_success=page.last_success,
+            rest_s=skill.cooldown_s,
+        )
+        try:
+            return list(skill.due(facts))
+        except Exception:  # noqa: BLE001 - as for a plan
+            _log.exception("condition broke", skill=skill.id)
+            return [Condition(False, "An error of ours; the log says more.")]
 
     def _again_time(self, skill: Skill, now: datetime, now_ns: int) -> datetime | None:
         empty_ns = self._empty_ns.get(skill.id)
@@ -294,6 +310,11 @@ class Agenda:
             return 0
         except NightshiftError as error:
             _log.warning("skill not planned", skill=skill.id, reason=error.reason, error=error.message)
+            self._looked[skill.id] = error.message
+            return 0
+        except Exception:  # noqa: BLE001 - a bug in one skill must not end the scheduler for all
+            _log.exception("plan broke", skill=skill.id)
+            self._looked[skill.id] = "An error of ours; the log says more."
             return 0
         try:
             self._executor.start(run, fresh=True)
@@ -352,9 +373,10 @@ class Agenda:
         )
 
 
-async def _if_told(asked: Awaitable[T]) -> T | None:
+async def _if_told(ask: Callable[..., Awaitable[T]], *about: str) -> T | None:
     """What a service answered; None where it cannot be asked."""
+    # Asked here and not by the caller: who is cancelled before this runs leaves no question behind.
     try:
-        return await asked
+        return await ask(*about)
     except NightshiftError:
         return None

@@ -6,7 +6,7 @@ NightshiftError
 ├── ParametersInvalid                                                    INVALID_ARGUMENT
 ├── PlanChanged, ApprovalDecided, ApprovalExpired                        FAILED_PRECONDITION
 ├── SkillModified, SkillRunEnded, SkillRunTransition, Cooldown           FAILED_PRECONDITION
-├── BudgetExceeded                                                       FAILED_PRECONDITION
+├── BudgetExceeded, PlanOutOfBounds                                      FAILED_PRECONDITION
 ├── NotReady, PolicyChanged, NotArmed, AutonomyBySkill                   FAILED_PRECONDITION
 ├── StandingApprovalEnded, StandingScopeExceeded                         FAILED_PRECONDITION
 ├── SelfApproval, TierLoosened, AdminRequired, NotDelegable              PERMISSION_DENIED
@@ -174,6 +174,13 @@ class BudgetExceeded(NightshiftError):
 
     code = Code.FAILED_PRECONDITION
     reason = "BUDGET_EXCEEDED"
+
+
+class PlanOutOfBounds(NightshiftError):
+    """A skill planned more than its declaration or its tier allows."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "PLAN_OUT_OF_BOUNDS"
 
 
 class SelfApproval(NightshiftError):

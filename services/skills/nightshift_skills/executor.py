@@ -29,6 +29,7 @@ from nightshift_skills.errors import PlanChanged, Standby, Upstream
 from nightshift_skills.gate import Gate, LiveRun
 from nightshift_skills.granting import Granting
 from nightshift_skills.jobs import JobPhase, look
+from nightshift_skills.patience import patiently
 from nightshift_skills.planner import Planner
 from nightshift_skills.plans import NothingToDo, PlannedCall
 from nightshift_skills.ports import ActingPort, TrainerPort
@@ -41,8 +42,6 @@ from nightshift_skills.store.decisions import CallRecord
 _log = structlog.get_logger("nightshift.skills.executor")
 
 _JOB_POLL_S = 1.0
-_FIRST_PAUSE_S = 0.1
-_LONGEST_PAUSE_S = 2.0
 _FIRST_REST_S = 1.0
 _LONGEST_REST_S = 30.0
 # A call loop of an AUTO plan that does not come to an end in so many rounds makes no progress.
@@ -321,19 +320,14 @@ class Executor:
         self, method: str, request: Message, grant: Callable[[], str], timeout_s: float, live: LiveRun
     ) -> Message:
         """Calls until an answer comes that counts, at most `call_retry_s` beyond the first try."""
-        loop = asyncio.get_running_loop()
-        give_up_s = loop.time() + self._call_retry_s
-        pause_s = _FIRST_PAUSE_S
-        while True:
-            try:
-                return await self._acting.call(method, request, grant(), timeout_s=timeout_s)
-            except Upstream as error:
-                stale = error.reason == "PREEMPTED" and live.background and not self._gate.is_open
-                if stale or not error.outcome_unknown or loop.time() + pause_s > give_up_s:
-                    raise
-                _log.info("call tried again", method=method, reason=error.reason)
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+        async def once() -> Message:
+            return await self._acting.call(method, request, grant(), timeout_s=timeout_s)
+
+        def stale(error: Upstream) -> bool:
+            return error.reason == "PREEMPTED" and live.background and not self._gate.is_open
+
+        return await patiently(method, self._call_retry_s, unless=stale)(once)
 
     async def _follow(self, skill: Skill, run: Run, live: LiveRun, job_name: str) -> None:
         """Stays with a training job until it ends; resumes it once if it was paused while nobody followed."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from nightshift.trainer.v1 import resources_pb2 as trainer_types
-from nightshift_skills.errors import Upstream
+from nightshift_skills.patience import patiently
 from nightshift_skills.ports import TrainerPort
 from nightshift_skills.runs import Failure
-
-_LONGEST_PAUSE_S = 5.0
 
 
 class JobPhase(Enum):
@@ -63,14 +60,5 @@ async def look(trainer: TrainerPort, name: str, *, patience_s: float) -> JobView
     Raises:
         Upstream: the trainer refuses, or stays away longer than `patience_s`.
     """
-    loop = asyncio.get_running_loop()
-    give_up_s = loop.time() + patience_s
-    pause_s = 0.2
-    while True:
-        try:
-            return view(await trainer.get_job(name))
-        except Upstream as error:
-            if not error.outcome_unknown or loop.time() + pause_s > give_up_s:
-                raise
-        await asyncio.sleep(pause_s)
-        pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+    looking = patiently("GetTrainingJob", patience_s, first_s=0.2, longest_s=5.0)
+    return view(await looking(trainer.get_job, name))

@@ -9,17 +9,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from nightshift_kit.errors import FieldViolation
+from nightshift_kit.grants import Tier
 from nightshift_skills.books import Books
-from nightshift_skills.errors import ParametersInvalid
+from nightshift_skills.errors import ParametersInvalid, PlanOutOfBounds
 from nightshift_skills.plans import NothingToDo, Plan
 from nightshift_skills.ports import ExperiencePort, LabPort, TrainerPort
 from nightshift_skills.registry import Registry
 from nightshift_skills.skill import Limits, Parameters, PlanContext, Skill
 from nightshift_skills.store import decisions
-
-
-class PlanOutOfBounds(RuntimeError):
-    """A skill planned a call that its declaration does not name: a bug in it, or worse."""
 
 
 class Planner:
@@ -65,6 +62,8 @@ class Planner:
         Raises:
             ParametersInvalid: they do not fit the schema.
             SkillModified: the code is not what it was at the start.
+            PlanOutOfBounds: the plan names methods that its declaration does not, or keeps the GPU or costs
+                money without asking a person.
             Upstream: a service that the plan has to ask refused or is away.
         """
         self._registry.check_unmodified(skill.id)
@@ -89,14 +88,23 @@ class Planner:
         )
         plan = await skill.plan(context, checked)
         if isinstance(plan, Plan):
-            strangers = {call.method for call in plan.calls} - set(skill.methods)
-            if strangers or plan.skill != skill.name:
-                raise PlanOutOfBounds(f"{skill.name} planned {strangers or plan.skill}")
+            _check_bounds(skill, plan)
         return plan
 
     async def rest(self, skill: Skill, subject: str) -> decisions.Rest | None:
         """The rest in force of a skill on a subject."""
         return await self._books.read(decisions.get_rest, skill.id, subject, self._books.clock.now())
+
+
+def _check_bounds(skill: Skill, plan: Plan) -> None:
+    strangers = sorted({call.method for call in plan.calls} - set(skill.methods))
+    if strangers or plan.skill != skill.name:
+        raise PlanOutOfBounds(
+            f"{skill.name} planned {', '.join(strangers) or plan.skill}: a bug in it, or worse."
+        )
+    # Whatever its tier says: what keeps the GPU or costs money asks a person.
+    if skill.tier is Tier.AUTO and (plan.vram_bytes or plan.cost_usd):
+        raise PlanOutOfBounds(f"{skill.name} is AUTO, and planned to keep the GPU or to spend money unasked.")
 
 
 def check_parameters(skill: Skill, parameters: Mapping[str, Any]) -> Parameters:

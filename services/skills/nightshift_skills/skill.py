@@ -65,12 +65,18 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What triggers are judged by. `state` is None where experience could not be asked, `lab` likewise."""
+    """What triggers are judged by.
+
+    `state` is None where experience could not be asked, `lab` likewise; `last_success` tells when the skill
+    last succeeded on any subject (None: never), `rest_s` is its cooldown.
+    """
 
     now: datetime
     limits: Limits
     state: experience_pb.ExperienceState | None
     lab: lab_pb.LabState | None = None
+    last_success: datetime | None = None
+    rest_s: float = 0.0
 
 
 class Code(Protocol):
@@ -115,6 +121,7 @@ class Skill:
         look_again_s: With "idle": after a look that found nothing to do, idleness calls for it again only
             after so long, or when users were there meanwhile. For looks that ask much of others.
         code: Where its code is not the file of `plan` (a plug-in's); None for a built-in skill.
+        plan_spends: Making its plan may ask a paid model, so that a dry run takes an approver.
     """
 
     id: str
@@ -138,6 +145,7 @@ class Skill:
     least_useful_s: float | None = None
     look_again_s: float = 0.0
     code: Code | None = None
+    plan_spends: bool = False
 
     @property
     def name(self) -> str:

@@ -908,7 +908,7 @@ class ListAuditEventsRequest(_message.Message):
     page_token: _builtins.str
     """Token of the previous answer."""
     kind_prefix: _builtins.str
-    """Only kinds that begin with this ("approval."); "" means all."""
+    """Only kinds that begin with this ("approval."), at most 64 of [a-z0-9_.]; "" means all."""
     with_lines: _builtins.bool
     """Also give each event as a line of an export."""
     def __init__(

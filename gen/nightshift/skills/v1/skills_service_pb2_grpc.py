@@ -194,9 +194,10 @@ class SkillsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PlanSkill(self, request, context):
-        """Dry run: what would the skill do now? Changes nothing, asks nobody.
-        Errors: NOT_FOUND SKILL_UNKNOWN, INVALID_ARGUMENT PARAMETERS_INVALID; of plug-ins FAILED_PRECONDITION
-        PLUGIN_REFUSED, PLUGIN_FAILED, PERMISSION_DENIED PLUGIN_VIOLATION, ABORTED PLUGIN_KILLED, UNAVAILABLE PREEMPTED.
+        """Dry run: what would the skill do now? Changes nothing, asks nobody. A viewer may not plan what may ask a paid model
+        (translate_configs). Errors: NOT_FOUND SKILL_UNKNOWN, INVALID_ARGUMENT PARAMETERS_INVALID, FAILED_PRECONDITION
+        PLAN_OUT_OF_BOUNDS, PERMISSION_DENIED ROLE_INSUFFICIENT; of plug-ins FAILED_PRECONDITION PLUGIN_REFUSED,
+        PLUGIN_FAILED, PERMISSION_DENIED PLUGIN_VIOLATION, ABORTED PLUGIN_KILLED, UNAVAILABLE PREEMPTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

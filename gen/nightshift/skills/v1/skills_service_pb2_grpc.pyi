@@ -47,9 +47,10 @@ class SkillsServiceStub:
     of their sandbox. Reads the distributions anew; the layers are tried once a start.
     """
     PlanSkill: _grpc.UnaryUnaryMultiCallable[_skills_service_pb2.PlanSkillRequest, _skills_service_pb2.PlanSkillResponse]
-    """Dry run: what would the skill do now? Changes nothing, asks nobody.
-    Errors: NOT_FOUND SKILL_UNKNOWN, INVALID_ARGUMENT PARAMETERS_INVALID; of plug-ins FAILED_PRECONDITION
-    PLUGIN_REFUSED, PLUGIN_FAILED, PERMISSION_DENIED PLUGIN_VIOLATION, ABORTED PLUGIN_KILLED, UNAVAILABLE PREEMPTED.
+    """Dry run: what would the skill do now? Changes nothing, asks nobody. A viewer may not plan what may ask a paid model
+    (translate_configs). Errors: NOT_FOUND SKILL_UNKNOWN, INVALID_ARGUMENT PARAMETERS_INVALID, FAILED_PRECONDITION
+    PLAN_OUT_OF_BOUNDS, PERMISSION_DENIED ROLE_INSUFFICIENT; of plug-ins FAILED_PRECONDITION PLUGIN_REFUSED,
+    PLUGIN_FAILED, PERMISSION_DENIED PLUGIN_VIOLATION, ABORTED PLUGIN_KILLED, UNAVAILABLE PREEMPTED.
     """
     RunSkill: _grpc.UnaryUnaryMultiCallable[_skills_service_pb2.RunSkillRequest, _resources_pb2.SkillRun]
     """Plans the skill and runs it: AUTO at once; CONFIRM waits for an approval (given with plan_digest set to the
@@ -118,9 +119,10 @@ class SkillsServiceAsyncStub(SkillsServiceStub):
     of their sandbox. Reads the distributions anew; the layers are tried once a start.
     """
     PlanSkill: _aio.UnaryUnaryMultiCallable[_skills_service_pb2.PlanSkillRequest, _skills_service_pb2.PlanSkillResponse]  # type: ignore[assignment]
-    """Dry run: what would the skill do now? Changes nothing, asks nobody.
-    Errors: NOT_FOUND SKILL_UNKNOWN, INVALID_ARGUMENT PARAMETERS_INVALID; of plug-ins FAILED_PRECONDITION
-    PLUGIN_REFUSED, PLUGIN_FAILED, PERMISSION_DENIED PLUGIN_VIOLATION, ABORTED PLUGIN_KILLED, UNAVAILABLE PREEMPTED.
+    """Dry run: what would the skill do now? Changes nothing, asks nobody. A viewer may not plan what may ask a paid model
+    (translate_configs). Errors: NOT_FOUND SKILL_UNKNOWN, INVALID_ARGUMENT PARAMETERS_INVALID, FAILED_PRECONDITION
+    PLAN_OUT_OF_BOUNDS, PERMISSION_DENIED ROLE_INSUFFICIENT; of plug-ins FAILED_PRECONDITION PLUGIN_REFUSED,
+    PLUGIN_FAILED, PERMISSION_DENIED PLUGIN_VIOLATION, ABORTED PLUGIN_KILLED, UNAVAILABLE PREEMPTED.
     """
     RunSkill: _aio.UnaryUnaryMultiCallable[_skills_service_pb2.RunSkillRequest, _resources_pb2.SkillRun]  # type: ignore[assignment]
     """Plans the skill and runs it: AUTO at once; CONFIRM waits for an approval (given with plan_digest set to the
@@ -222,9 +224,10 @@ class SkillsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _skills_service_pb2.PlanSkillRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_skills_service_pb2.PlanSkillResponse, _abc.Awaitable[_skills_service_pb2.PlanSkillResponse]]:
-        """Dry run: what would the skill do now? Changes nothing, asks nobody.
-        Errors: NOT_FOUND SKILL_UNKNOWN, INVALID_ARGUMENT PARAMETERS_INVALID; of plug-ins FAILED_PRECONDITION
-        PLUGIN_REFUSED, PLUGIN_FAILED, PERMISSION_DENIED PLUGIN_VIOLATION, ABORTED PLUGIN_KILLED, UNAVAILABLE PREEMPTED.
+        """Dry run: what would the skill do now? Changes nothing, asks nobody. A viewer may not plan what may ask a paid model
+        (translate_configs). Errors: NOT_FOUND SKILL_UNKNOWN, INVALID_ARGUMENT PARAMETERS_INVALID, FAILED_PRECONDITION
+        PLAN_OUT_OF_BOUNDS, PERMISSION_DENIED ROLE_INSUFFICIENT; of plug-ins FAILED_PRECONDITION PLUGIN_REFUSED,
+        PLUGIN_FAILED, PERMISSION_DENIED PLUGIN_VIOLATION, ABORTED PLUGIN_KILLED, UNAVAILABLE PREEMPTED.
         """
 
     @_abc_1.abstractmethod

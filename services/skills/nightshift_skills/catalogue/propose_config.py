@@ -129,7 +129,7 @@ def _evidence(
 
 
 def due(facts: Facts) -> Sequence[Condition]:
-    """Enough production runs, all of them looked at."""
+    """Enough production runs, all of them looked at, and a week since the last proposal."""
     state = facts.state
     if state is None:
         return (Condition(False, "Experience cannot be asked."),)
@@ -140,6 +140,19 @@ def due(facts: Facts) -> Sequence[Condition]:
             f"{state.production_run_count} production runs; {least} are needed.",
         ),
         Condition(state.HasField("detect_time"), "Opportunities have been looked for."),
+        _long_since_the_last(facts),
+    )
+
+
+def _long_since_the_last(facts: Facts) -> Condition:
+    """One proposal a week: the cooldown, which a subject has for itself, holds for all of them here."""
+    if facts.last_success is None:
+        return Condition(True, "It has proposed nothing yet.")
+    since = facts.now - facts.last_success
+    days = since.total_seconds() / 86_400
+    return Condition(
+        since >= timedelta(seconds=facts.rest_s),
+        f"The last proposal is {days:.1f} days ago; {facts.rest_s / 86_400:g} are to pass.",
     )
 
 

@@ -111,4 +111,5 @@ SKILL = Skill(
     plan=plan,
     parameters=TranslateParameters,
     due=due,
+    plan_spends=True,
 )

@@ -18,8 +18,10 @@ from nightshift_kit.rpc.errors import NonFinite, RoleInsufficient
 from nightshift_kit.rpc.identity import Identity
 from nightshift_skills.activity import MOST_REPORTS
 from nightshift_skills.approvals import ApprovalState
+from nightshift_skills.skill import Skill
 
 _KIND = re.compile(r"[a-z_]{1,32}")
+_KIND_PREFIX = re.compile(r"[a-z0-9_.]{0,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _LONGEST_COMMENT = 4_000
 _LONGEST_RUN_ID = 256
@@ -85,6 +87,23 @@ def pausing(request: pb.UpdateScheduleRequest, identity: Identity) -> str:
     if not request.paused and identity.role != "admin":
         raise RoleInsufficient(f"{identity.actor} lacks the role for this: resuming takes person:admin.")
     return identity.spiffe
+
+
+def planning(skill: Skill, identity: Identity) -> Skill:
+    """The skill, for a dry run. Raises RoleInsufficient: what asks a paid model takes an approver."""
+    if skill.plan_spends and identity.kind == "person" and identity.role == "viewer":
+        raise RoleInsufficient(
+            f"{identity.actor} lacks the role for this: planning {skill.name} may ask a paid model, "
+            "which takes person:approver."
+        )
+    return skill
+
+
+def kind_prefix(value: str) -> str:
+    """Beginning of a kind of audit events, or ""."""
+    if not _KIND_PREFIX.fullmatch(value):
+        raise FieldInvalid.at("kind_prefix", "expected at most 64 of [a-z0-9_.]")
+    return value
 
 
 def after_seq(value: int) -> int:

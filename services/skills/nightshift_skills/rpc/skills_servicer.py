@@ -96,7 +96,8 @@ class SkillsServicer(pb_grpc.SkillsServiceServicer):
 
     async def PlanSkill(self, request: pb.PlanSkillRequest, context: Any) -> pb.PlanSkillResponse:
         """See the proto."""
-        name = SkillName.parse(request.name).name
+        skill = self._registry.get(SkillName.parse(request.name).id)
+        name = requests.planning(skill, current_call().identity).name
         return render.planned(await self._desk.plan(name, requests.parameters(request.parameters)))
 
     async def RunSkill(self, request: pb.RunSkillRequest, context: Any) -> types.SkillRun:
@@ -226,7 +227,7 @@ class SkillsServicer(pb_grpc.SkillsServiceServicer):
         self, request: pb.ListAuditEventsRequest, context: Any
     ) -> pb.ListAuditEventsResponse:
         """See the proto."""
-        prefix = request.kind_prefix
+        prefix = requests.kind_prefix(request.kind_prefix)
         page = requests.Page(request.page_size, request.page_token, int, of="audit", kind_prefix=prefix)
         rows = await self._books.read(chain.list_rows, page.after_number, prefix, page.limit + 1)
         rows, token = page.cut(rows, lambda row: row.seq)

@@ -159,6 +159,19 @@ def last_run(connection: sa.Connection, skill: str) -> Run | None:
     return None if row is None else _run(row)
 
 
+def last_success_time(connection: sa.Connection, skill: str) -> datetime | None:
+    """When a skill last succeeded, on whatever subject."""
+    table = tables.skill_runs
+    query = (
+        sa.select(table.c.end_time)
+        .where(table.c.skill == skill, table.c.state == RunState.SUCCEEDED.value)
+        .order_by(table.c.id.desc())
+        .limit(1)
+    )
+    found: datetime | None = connection.execute(query).scalar_one_or_none()
+    return found
+
+
 def proven_runs(connection: sa.Connection, skill: str) -> int:
     """Successful runs of a skill whose very plan a person approved."""
     table, asked = tables.skill_runs, tables.approvals
@@ -401,8 +414,13 @@ def save_request(connection: sa.Connection, request_id: str, digest: str, run_id
 
 
 def set_rest(connection: sa.Connection, skill: str, subject: str, rest: Rest) -> None:
-    """Lets a skill leave a subject alone for a while."""
+    """Lets a skill leave a subject alone for a while; what a person denied rests as long as it was to."""
     table = tables.cooldowns
+    known = connection.execute(
+        sa.select(table).where(table.c.skill == skill, table.c.subject == subject)
+    ).one_or_none()
+    if known is not None and known.cause == "denied" and known.until_time > rest.until:
+        return
     values = {"until_time": rest.until, "cause": rest.cause}
     updated = connection.execute(
         sa.update(table).where(table.c.skill == skill, table.c.subject == subject).values(values)
