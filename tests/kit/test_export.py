@@ -37,8 +37,8 @@ from tests.support.servers import Serving, serving
 
 SERVICE = "nightshift.monitor.v1.MonitorService"
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-# What a stop may take: its time for the collector, and some for a machine at work.
-STOPPED_S = STOP_S + 2
+# What a stop may take: its time for the collector, and much for a machine at work.
+STOPPED_S = STOP_S + 5
 
 
 @contextlib.contextmanager
@@ -260,7 +260,8 @@ async def test_a_bad_collector_costs_no_call_and_one_line_of_the_log(
                 took_s = time.monotonic() - began_s
                 # Time for several more tries.
                 await asyncio.sleep(0.5)
-    assert took_s < 5
+    # Had each call waited for one export, it would have been 15 s.
+    assert took_s < 12
     events = [one["event"] for one in logs if one["event"] != "rpc"]
     assert events.count("telemetry export fails") == 2
     assert set(events) == {"telemetry is exported", "telemetry export fails"}

@@ -141,8 +141,8 @@ async def test_a_collector_that_freezes_delays_neither_calls_nor_the_end(tmp_pat
             began_s = time.monotonic()
             running.popen.terminate()
             assert await asyncio.to_thread(running.popen.wait, 15) == 0
-            # A second for the collector; the rest is what any end takes on a machine at work.
-            assert time.monotonic() - began_s < 6
+            # A second of it for the collector; a plane kills what takes longer than 8 s.
+            assert time.monotonic() - began_s < 8
     events = [line["event"] for line in running.log()]
     assert "calls were cut short" not in events
     assert "telemetry export broke" not in events
