@@ -32,7 +32,9 @@ Every command takes three options more:
 - `--home FOLDER` is the plane's folder (`NIGHTSHIFT_HOME`, else `~/.local/state/nightshift`).
 
 `NIGHTSHIFT_CLIENT_PERSON` names the credential below `credentials/person/` to call with; left out, it is the
-one of your user id. A name may be given whole (`approvals/0190…`) or as its last part.
+one of your user id. With `NIGHTSHIFT_CLIENT_TOKEN_FILE` it is the local token in that file instead
+(`nightshift tokens`), and no certificate is needed. A name may be given whole (`approvals/0190…`) or as its
+last part.
 
 Exit status: 0 done · 1 what was asked about failed · 2 usage · 3 refused · 4 unreachable, or no plane ·
 130 interrupted.

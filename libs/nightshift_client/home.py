@@ -25,12 +25,13 @@ def default_home(environ: Mapping[str, str] | None = None) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class ServiceEndpoint:
-    """Addresses of one service, each ``host:port``."""
+    """Addresses of one service, each ``host:port``; ``token_address`` takes callers without a certificate."""
 
     address: str
     control_address: str
     metrics_address: str = ""
     pid: int = 0
+    token_address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class Home:
                     control_address=str(entry.get("control_address") or ""),
                     metrics_address=str(entry.get("metrics_address") or ""),
                     pid=int(entry.get("pid") or 0),
+                    token_address=str(entry.get("token_address") or ""),
                 )
                 for name, entry in document["services"].items()
             }

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _HEALTH = "/grpc.health.v1.Health/Check"
 _SERVING = 1
+TOKEN_KEY = "nightshift-token"  # noqa: S105 - the key of the metadata, no token
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,26 @@ def open_channel(
     import grpc
 
     credentials = grpc.ssl_channel_credentials(authority, key, certificate)
-    options: list[tuple[str, Any]] = [
+    return grpc.secure_channel(address, credentials, _options(service))
+
+
+def open_token_channel(address: str, service: str, token: str, authority: bytes) -> grpc.Channel:
+    """A channel over TLS whose peer must be ``service``; each call on it shows the local token."""
+    import grpc
+
+    class Show(grpc.AuthMetadataPlugin):
+        def __call__(self, _context: Any, callback: Any) -> None:
+            callback(((TOKEN_KEY, token),), None)
+
+    # Credentials of a call: grpc itself never sends them over a connection without encryption.
+    credentials = grpc.composite_channel_credentials(
+        grpc.ssl_channel_credentials(authority), grpc.metadata_call_credentials(Show(), name="local token")
+    )
+    return grpc.secure_channel(address, credentials, _options(service))
+
+
+def _options(service: str) -> list[tuple[str, Any]]:
+    return [
         ("grpc.ssl_target_name_override", f"{service}.nightshift.local"),
         # A proxy in the environment is for the world outside; the plane is near.
         ("grpc.enable_http_proxy", 0),
@@ -131,7 +151,6 @@ def open_channel(
         ("grpc.min_reconnect_backoff_ms", 5_000),
         ("grpc.max_reconnect_backoff_ms", 2_000),
     ]
-    return grpc.secure_channel(address, credentials, options)
 
 
 def _answer(done: Any, method: str) -> Answer:

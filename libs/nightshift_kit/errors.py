@@ -9,6 +9,10 @@ NightshiftError
 │   └── DeadlineRequired
 ├── who asks, and by what right
 │   ├── IdentityMissing, GrantMissing, GrantExpired, GrantInvalid      UNAUTHENTICATED
+│   ├── TokenInvalid, TokenForeign, TokenUnknown, TokenExpired,
+│   │   TokenRevoked                                                   UNAUTHENTICATED
+│   ├── TokenSubject, TokenPlaintext                                   PERMISSION_DENIED
+│   ├── TokenUnverifiable                                              UNAVAILABLE
 │   ├── CallerNotAllowed, GrantReplayed, GrantSubject, GrantScope,
 │   │   GrantArgs, TierInsufficient, PathEscape                        PERMISSION_DENIED
 │   └── Preempted, GlobalLock                                          FAILED_PRECONDITION
@@ -216,6 +220,63 @@ class IdentityMissing(NightshiftError):
 
     code = Code.UNAUTHENTICATED
     reason = "IDENTITY_MISSING"
+
+
+class TokenInvalid(NightshiftError):
+    """What came as a local token has not the form of one: cut, altered, or more than one."""
+
+    code = Code.UNAUTHENTICATED
+    reason = "TOKEN_INVALID"
+
+
+class TokenForeign(NightshiftError):
+    """The local token is another plane's."""
+
+    code = Code.UNAUTHENTICATED
+    reason = "TOKEN_FOREIGN"
+
+
+class TokenUnknown(NightshiftError):
+    """There is no such local token: it was never issued, or its secret is wrong."""
+
+    code = Code.UNAUTHENTICATED
+    reason = "TOKEN_UNKNOWN"
+
+
+class TokenExpired(NightshiftError):
+    """The local token's time is over."""
+
+    code = Code.UNAUTHENTICATED
+    reason = "TOKEN_EXPIRED"
+
+
+class TokenRevoked(NightshiftError):
+    """The local token was taken back."""
+
+    code = Code.UNAUTHENTICATED
+    reason = "TOKEN_REVOKED"
+
+
+class TokenSubject(NightshiftError):
+    """The local token does not belong to whom the connection's certificate names."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "TOKEN_SUBJECT"
+
+
+class TokenPlaintext(NightshiftError):
+    """A local token came without encryption from elsewhere than this machine; count it as lost."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "TOKEN_PLAINTEXT"
+
+
+class TokenUnverifiable(NightshiftError):
+    """The register of local tokens is damaged, so none is let in; certificates are not concerned."""
+
+    code = Code.UNAVAILABLE
+    reason = "TOKEN_UNVERIFIABLE"
+    default_retry_after_s = 5.0
 
 
 class CallerNotAllowed(NightshiftError):

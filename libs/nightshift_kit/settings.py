@@ -16,10 +16,11 @@ from sqlalchemy.exc import ArgumentError
 
 from nightshift_kit.errors import SettingsInvalid
 
-# Port of each service, counted from the base; control ports come 10 later, metrics 20 later.
+# Port of each service, counted from the base; control ports come 10 later, metrics 20, tokens 40 later.
 PORT_OFFSETS: Mapping[str, int] = {"monitor": 1, "experience": 2, "skills": 3, "lab": 4, "trainer": 5}
 CONTROL_OFFSET = 10
 METRICS_OFFSET = 20
+TOKEN_OFFSET = 40
 
 _SECTIONS = ("plane", "telemetry", *PORT_OFFSETS, "console", "client")
 _HIDDEN = "**********"
@@ -125,7 +126,7 @@ class PlaneSettings(_Settings):
     @field_validator("port_base")
     @classmethod
     def _port_range(cls, port: int) -> int:
-        highest = 65535 - METRICS_OFFSET - max(PORT_OFFSETS.values())
+        highest = 65535 - TOKEN_OFFSET - max(PORT_OFFSETS.values())
         if not 1024 <= port <= highest:
             raise ValueError(f"must be from 1024 to {highest}")
         return port
@@ -159,6 +160,10 @@ class PlaneSettings(_Settings):
     def metrics_port(self, service: str) -> int:
         """Port of a service's metrics over HTTP."""
         return self.port(service) + METRICS_OFFSET
+
+    def token_port(self, service: str) -> int:
+        """Port of a service where callers show a local token instead of a certificate."""
+        return self.port(service) + TOKEN_OFFSET
 
 
 class _PlaneFile(PydanticBaseSettingsSource):

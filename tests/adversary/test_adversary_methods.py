@@ -15,9 +15,11 @@ import pytest_asyncio
 
 from nightshift.skills.v1 import control_service_pb2 as control_pb
 from nightshift.skills.v1 import control_service_pb2_grpc as control_grpc
+from nightshift.skills.v1 import tokens_service_pb2 as tokens_pb
+from nightshift.skills.v1 import tokens_service_pb2_grpc as tokens_grpc
 from nightshift_kit.processes.table import SERVICES
 from nightshift_kit.rpc.channels import channel_to
-from nightshift_kit.rpc.identity import ROLES, allows, lacks_role_only
+from nightshift_kit.rpc.identity import ROLES, Identity, allows, lacks_role_only
 from nightshift_kit.rpc.policies import Kind, MethodRule, rules_of
 from nightshift_kit.rpc.tls import Credential, create_credential, ensure_home, load_credential
 from nightshift_kit.settings import PlaneSettings
@@ -37,7 +39,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 # Service → what its main and its control server serve.
 MAIN = {name: f"nightshift.{name}.v1.{name.capitalize()}Service" for name in (spec.name for spec in SERVICES)}
-FURTHER = {"skills": ("nightshift.skills.v1.AutonomyService",)}
+FURTHER = {"skills": ("nightshift.skills.v1.AutonomyService", "nightshift.skills.v1.TokensService")}
 CONTROL = {
     "skills": ("nightshift.skills.v1.ControlService",),
     **dict.fromkeys(
@@ -72,6 +74,7 @@ class Besieged:
         self.plane = plane
         self.settings = plane.plane.settings
         self._channels: dict[tuple[str, bool, bytes], grpc.aio.Channel] = {}
+        self._tokens: dict[str, str] = {}
         for role in ROLES:
             create_credential(self.settings, "person", role, role)
 
@@ -90,13 +93,38 @@ class Besieged:
     def forger(self, rule: MethodRule) -> Forger:
         return Forger(self.settings, rule, self.credential("service/skills").thumbprint)
 
-    async def last_events(self) -> dict[str, int]:
-        """Position of each acting service's audit outbox: whatever acts moves it."""
+    async def token(self, role: str) -> str:
+        """A local token, issued by the plane; each role's once."""
+        if role not in self._tokens:
+            request = tokens_pb.CreateTokenRequest(
+                person=role, role=tokens_pb.PersonRole.Value(f"PERSON_ROLE_{role.upper()}")
+            )
+            request.ttl.FromSeconds(3600)
+            stub: Any = tokens_grpc.TokensServiceStub(self.channel("skills", "admin"))
+            self._tokens[role] = (await stub.CreateToken(request, timeout=10)).secret
+        return self._tokens[role]
+
+    def token_channel(self, service: str) -> grpc.aio.Channel:
+        """A channel of somebody without a certificate."""
+        key = (service, False, b"")
+        if key not in self._channels:
+            own = self.credential(f"service/{service}")
+            self._channels[key] = grpc.aio.secure_channel(
+                f"127.0.0.1:{self.settings.token_port(service)}",
+                grpc.ssl_channel_credentials(own.ca_pem),
+                options=[("grpc.ssl_target_name_override", f"{service}.nightshift.local")],
+            )
+        return self._channels[key]
+
+    async def effects(self) -> dict[str, int]:
+        """Events in each acting service's outbox but those of refused tokens: whatever acts adds one."""
         found = {}
         for service in ("experience", "lab", "trainer"):
             stub: Any = control_grpc.OutboxServiceStub(self.channel(service, "service/skills", control=True))
-            answer = await stub.ListOutboxEvents(control_pb.ListOutboxEventsRequest(), timeout=5)
-            found[service] = answer.last_seq
+            request = control_pb.ListOutboxEventsRequest(page_size=1000)
+            answer = await stub.ListOutboxEvents(request, timeout=5)
+            assert answer.last_seq < 1000
+            found[service] = len([e for e in answer.outbox_events if e.kind != "token.refused"])
         return found
 
     async def close(self) -> None:
@@ -109,9 +137,9 @@ async def besieged(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Be
     # Without its platform the plane does nothing by itself, so that whatever happens was an attack's doing.
     async with real_plane(tmp_path_factory.mktemp("besieged"), platform_app=False) as plane:
         made = Besieged(plane)
-        before = await made.last_events()
+        before = await made.effects()
         yield made
-        assert await made.last_events() == before, "an attack had an effect"
+        assert await made.effects() == before, "an attack had an effect"
         await made.close()
 
 
@@ -151,7 +179,7 @@ async def test_unknown_callers(besieged: Besieged, name: str) -> None:
     ):
         channel = besieged.channel(service, odd_certificate(home, uris), control=control)
         error = await refusal(send(channel, rule))
-        assert (error.code, error.reason) == (grpc.StatusCode.UNAUTHENTICATED, "IDENTITY_INVALID"), uris
+        assert (error.code, error.reason) == (grpc.StatusCode.UNAUTHENTICATED, "IDENTITY_INVALID"), error
 
 
 @pytest.mark.parametrize("service", MAIN)
@@ -189,6 +217,34 @@ async def test_callers(besieged: Besieged, name: str) -> None:
                 assert (await refusal(send(channel, rule, data))).reason == reason
         elif rule.kind is Kind.READ and not rule.server_streaming:
             assert (await refusal(send(channel, rule))).reason not in IDENTITY_REFUSALS, identity
+
+
+@pytest.mark.parametrize("name", [name for name, (_, control, _) in METHODS.items() if not control])
+async def test_tokens(besieged: Besieged, name: str) -> None:
+    """A token opens what a certificate of its role opens, never what a service's does, and no effect."""
+    service, _, rule = METHODS[name]
+    channel = besieged.token_channel(service)
+    assert (await refusal(send(channel, rule))).reason == "IDENTITY_MISSING"
+    for role in ROLES:
+        secret = await besieged.token(role)
+        shown = (("nightshift-token", secret),)
+        person = Identity("person", role, role)
+        cut = await refusal(send(channel, rule, metadata=(("nightshift-token", secret[:-1]),)))
+        assert (cut.code, cut.reason) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
+        if not allows(rule.callers, person):
+            reason = "ROLE_INSUFFICIENT" if lacks_role_only(rule.callers, person) else "CALLER_NOT_ALLOWED"
+            for data in (b"", b"\xff\xff\xff"):
+                assert (await refusal(send(channel, rule, data, metadata=shown))).reason == reason
+        elif rule.kind is Kind.ACTING:
+            assert (await refusal(send(channel, rule, metadata=shown))).reason == "GRANT_MISSING"
+            # A grant is bound to the certificate of skills; a token brings none.
+            stolen = ("nightshift-grant", besieged.forger(rule).fitting(rule.request_class()))
+            assert (await refusal(send(channel, rule, metadata=(*shown, stolen)))).reason == "GRANT_SUBJECT"
+        elif rule.kind is Kind.READ and not rule.server_streaming:
+            assert (await refusal(send(channel, rule, metadata=shown))).reason not in IDENTITY_REFUSALS
+        # Beside the certificate of a service a token is worth nothing, and neither is the certificate.
+        mixed = besieged.channel(service, "service/skills")
+        assert (await refusal(send(mixed, rule, metadata=shown))).reason == "TOKEN_SUBJECT"
 
 
 @pytest.mark.parametrize("name", ACTING)

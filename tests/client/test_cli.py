@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from nightshift.experience.v1 import experience_service_pb2, resources_pb2
 from nightshift.skills.v1 import resources_pb2 as skills_types
 from nightshift.skills.v1 import skills_service_pb2
-from nightshift_client.cli import gpu, words
+from nightshift_client.cli import gpus, words
 from nightshift_client.cli.app import build
 from tests.client.cli_plane import CommandPlane, plan
 from tests.client.plane import write_endpoints
@@ -116,9 +116,9 @@ def test_every_command_has_the_shared_options_and_a_help() -> None:
         lab proposals|lab show|lab diff|lab reject|lab promote|lab rollback|lab promotions|
         train start|train watch|train list|train pause|train resume|train cancel|
         train estimate|adapters list|activity|preemptions list|audit list|audit verify|lock|unlock|
-        credentials create|probes|gpu status|incidents list|incidents show|incidents ack|
-        incidents resolve|gpus|profile|recommendations list|recommendations check|
-        recommendations predict"""
+        credentials create|probes|gpus list|gpus models|incidents list|incidents show|incidents ack|
+        incidents resolve|profile|recommendations list|recommendations check|
+        recommendations predict|tokens create|tokens list|tokens revoke"""
     assert {tuple(each.split()) for each in wanted.split("|")} <= set(found)
 
 
@@ -419,7 +419,7 @@ def test_ctrl_c_in_a_watch_leaves_the_job_alone(home: Path, plane: CommandPlane)
 
 
 def test_the_gpu_is_shown_with_everything_hidden_made_visible(nightshift: Run, plane: CommandPlane) -> None:
-    done = nightshift("gpu", "status", columns=120)
+    done = nightshift("gpus", "models", columns=120)
     assert done.returncode == 0, done.stderr
     assert hidden(done.stdout) == []
     assert "90.0 GiB of 100.0 GiB in use (90 %), 10.0 GiB free" in done.stdout
@@ -428,7 +428,7 @@ def test_the_gpu_is_shown_with_everything_hidden_made_visible(nightshift: Run, p
     assert re.search(r"qwen3:4b +ollama +1\.0 GiB +not told +yes", done.stdout)
     assert re.search(r"gemma3:1b +ollama +1\.0 GiB +not loaded", done.stdout)
     assert "! ollama: no answer <U+001B>[2J" in done.stdout
-    seen = json.loads(nightshift("gpu", "status", "--json").stdout)
+    seen = json.loads(nightshift("gpus", "models", "--json").stdout)
     assert seen["models"][1]["in_use"] == 2
     assert seen["form"] == "GPU_HOST_FORM_NEW"
 
@@ -437,15 +437,15 @@ def test_what_became_of_models_is_told_in_lines() -> None:
     ref = {"backend": "text", "model": "m\u202e"}
     unloaded = {"outcome": "UNLOAD_OUTCOME_UNLOADED", "model": ref, "freed_bytes": str(2**30)}
     spared = {"outcome": "UNLOAD_OUTCOME_NONE_IDLE", "spared": [{"model": ref, "reason": "in use"}]}
-    assert gpu.told(unloaded) == ["unloaded m<U+202E> (text), 1.0 GiB freed"]
-    assert gpu.told(spared) == [
+    assert gpus.told(unloaded) == ["unloaded m<U+202E> (text), 1.0 GiB freed"]
+    assert gpus.told(spared) == [
         "none is idle; nothing unloaded",
         "  spared m<U+202E> (text): in use",
     ]
     loaded = {"model": ref, "free_bytes": "7", "vram_bytes": "1024"}
-    assert gpu.told(loaded) == ["m<U+202E> (text) loaded, holds 1.0 KiB"]
-    assert gpu.told({**loaded, "already_loaded": True})[0].startswith("m<U+202E> (text) was loaded already")
-    assert gpu.told({"name": "proposals/1"}) == []
+    assert gpus.told(loaded) == ["m<U+202E> (text) loaded, holds 1.0 KiB"]
+    assert gpus.told({**loaded, "already_loaded": True})[0].startswith("m<U+202E> (text) was loaded already")
+    assert gpus.told({"name": "proposals/1"}) == []
 
 
 def test_watching_a_training_into_a_pipe_gives_lines(nightshift: Run, plane: CommandPlane) -> None:
@@ -573,7 +573,7 @@ def test_incidents_are_listed_shown_and_answered(nightshift: Run, plane: Command
 
 
 def test_gpus_and_the_usual_week_in_words(nightshift: Run, plane: CommandPlane) -> None:
-    shown = nightshift("gpus").stdout
+    shown = nightshift("gpus", "list").stdout
     words = re.sub(r"\s+", " ", shown)
     assert "22.0 GiB of 96.0 GiB 37 %" in words
     assert "GPU is lost" in words

@@ -17,14 +17,20 @@ from nightshift_kit.storage import Database, schema_differences
 from nightshift_skills.activity import GenerationReport
 from nightshift_skills.approvals import Approval, ApprovalState
 from nightshift_skills.backoff import Backoff, BackoffRule
-from nightshift_skills.errors import ApprovalUnknown, SkillRunUnknown, StandingApprovalUnknown
+from nightshift_skills.errors import (
+    ApprovalUnknown,
+    LocalTokenUnknown,
+    SkillRunUnknown,
+    StandingApprovalUnknown,
+)
 from nightshift_skills.plans import Plan, PlannedCall
 from nightshift_skills.runs import Failure, Run, RunState
 from nightshift_skills.standing import Bound, Scope, StandingApproval, StandingState
-from nightshift_skills.store import chain, decisions, plane, reports, scheduling, standing, tables
+from nightshift_skills.store import chain, decisions, plane, reports, scheduling, standing, tables, tokens
 from nightshift_skills.store.decisions import CallRecord, Rest
 from nightshift_skills.store.plane import Lock, Preemption
 from nightshift_skills.store.scheduling import Pause, TriggerMark, Usage
+from nightshift_skills.token_records import TokenRecord
 
 AT = datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=UTC)
 PLAN = Plan(
@@ -261,6 +267,46 @@ def test_standing_approvals_keep_their_scope_and_state(db: Database) -> None:
         db.read_sync(standing.get_standing, "none")
     run = db.write_sync(decisions.save_run, new_run(standing=given.id, state=RunState.QUEUED))
     assert db.read_sync(standing.runs_under, given.id) == [run]
+
+
+def test_local_tokens_are_kept_by_their_hash_until_they_end(db: Database) -> None:
+    made = [
+        TokenRecord(
+            id=new_id(),
+            digest=str(number) * 64,
+            person="ada" if number % 2 else "bob",
+            role="approver",
+            display_name="Gerät",
+            issuer="spiffe://nightshift.local/person/admin/1000",
+            create_time=AT,
+            expire_time=AT + timedelta(hours=number),
+        )
+        for number in range(4)
+    ]
+
+    def fill(connection: sa.Connection) -> None:
+        for record in made:
+            tokens.add_token(connection, record)
+        gone = replace(made[3], revoke_time=AT + timedelta(minutes=1), revoker="spiffe://x")
+        tokens.save_revocation(connection, gone)
+        made[3] = gone
+
+    db.write_sync(fill)
+    assert [db.read_sync(tokens.get_token, record.id) for record in made] == made
+    with pytest.raises(LocalTokenUnknown):
+        db.read_sync(tokens.get_token, new_id())
+    assert db.read_sync(tokens.list_tokens, "", None, "", 10) == made[::-1]
+    assert db.read_sync(tokens.list_tokens, "ada", None, "", 10) == [made[3], made[1]]
+    assert db.read_sync(tokens.list_tokens, "", AT, "", 10) == [made[2], made[1]]
+    assert db.read_sync(tokens.list_tokens, "", None, made[2].id, 1) == [made[1]]
+    assert db.read_sync(tokens.count_active, AT) == 2
+    later = AT + timedelta(hours=1)
+    assert db.read_sync(tokens.count_active, later) == 1
+    day = timedelta(days=1)
+    known = db.read_sync(tokens.published, later, later - day, 10)
+    assert {record.id for record in known} == {record.id for record in made}
+    assert db.read_sync(tokens.published, later, later - day, 1) == [made[2], made[3]]
+    assert db.read_sync(tokens.published, AT + 30 * day, AT + day, 10) == []
 
 
 def test_only_runs_that_a_person_approved_prove_a_skill(db: Database) -> None:

@@ -58,6 +58,7 @@ def run(stage: Stage, words: list[str], line: str) -> subprocess.CompletedProces
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         ["bash", "-c", script],
+        cwd=stage.folder,
         env={**stage.environment, "PATH": programs},
         capture_output=True,
         text=True,
@@ -68,7 +69,7 @@ def run(stage: Stage, words: list[str], line: str) -> subprocess.CompletedProces
 
 def test_the_document_shows_list_unary_stream_health_and_errors_both_ways() -> None:
     lines = [line for block in _blocks() for line in block if line.startswith("$B ")]
-    assert len(lines) == len(CASES) == 13
+    assert len(lines) == len(CASES) == 15
     for scheme in ("https", "http"):
         here = " ".join(line for line in lines if f"{scheme}://" in line)
         for part in ("--list-services", "GetIdleness", "WatchStatus", "Health/Check"):

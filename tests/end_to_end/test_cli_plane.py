@@ -15,7 +15,7 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from examples.demo.stage import CommandFailedError, Stage, tree_digest
+from examples.demo.stage import COMMAND, CommandFailedError, Stage, tree_digest
 from nightshift.experience.v1 import experience_service_pb2 as experience
 from nightshift.experience.v1 import resources_pb2 as runs
 from nightshift.lab.v1 import lab_service_pb2 as lab
@@ -26,12 +26,15 @@ from nightshift.skills.v1 import autonomy_service_pb2 as autonomy
 from nightshift.skills.v1 import resources_pb2 as skills_types
 from nightshift.skills.v1 import skills_service_pb2 as skills
 from nightshift.skills.v1 import standing_approvals_pb2 as standing_types
+from nightshift.skills.v1 import tokens_service_pb2 as tokens
 from nightshift.trainer.v1 import trainer_service_pb2 as trainer
 from nightshift_client import Client, DeliveryState
 from nightshift_kit.rpc.tls import create_credential
 from nightshift_kit.settings import PlaneSettings
 from tests.chaos.themes import workshop
 from tests.end_to_end.conftest import RUNS
+
+SERVICES = {"monitor", "experience", "skills", "lab", "trainer"}
 
 MessageT = TypeVar("MessageT", bound=Message)
 ResultT = TypeVar("ResultT")
@@ -60,10 +63,11 @@ READS: list[tuple[tuple[str, ...], type[Message]]] = [
     (("activity",), monitor_types.Idleness),
     (("activity", "--profile"), monitor_types.ActivityProfile),
     (("activity", "--hours", "24"), monitor.ListActivityResponse),
-    (("gpus",), monitor.ListGpusResponse),
+    (("gpus", "list"), monitor.ListGpusResponse),
     (("incidents", "list", "--state", "all"), monitor.ListIncidentsResponse),
     (("probes",), monitor.ListProbesResponse),
     (("probes", "platform", "--run"), monitor_types.ProbeResult),
+    (("tokens", "list", "--all"), tokens.ListTokensResponse),
     (("audit", "list"), skills.ListAuditEventsResponse),
     (("audit", "verify"), skills.VerifyAuditResponse),
 ]
@@ -124,6 +128,83 @@ def test_taken_ports_are_named(stage: Stage, tmp_path: Path) -> None:
     assert "ports are taken" in done.stderr
     assert "--port-base" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_token_instead_of_a_certificate(stage: Stage, tmp_path: Path) -> None:
+    """Ada has no certificate: a folder that tells where the plane is, and a token."""
+    kept = tmp_path / "ada.token"
+    wish = ("ada", "--role", "approver", "--expires", "30m", "--name", "laptop", "--file", str(kept))
+    made = stage.nightshift("tokens", "create", *wish)
+    issued = parsed(made, tokens.CreateTokenResponse)
+    assert not issued.secret
+    assert kept.stat().st_mode & 0o777 == 0o600
+    hers = tmp_path / "home"
+    (hers / "ca").mkdir(parents=True)
+    for name in ("endpoints.json", "ca/ca.pem"):
+        (hers / name).write_bytes((stage.home / name).read_bytes())
+
+    def ada(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [COMMAND, *arguments, "--home", str(hers), "--json"],
+            env={**stage.environment, "NIGHTSHIFT_CLIENT_TOKEN_FILE": str(kept)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def refused(*arguments: str) -> str:
+        done = ada(*arguments)
+        assert done.returncode == 3, done
+        assert kept.read_text().strip() not in done.stdout + done.stderr
+        return str(json.loads(done.stderr)["error"]["reason"])
+
+    # All five services know her by themselves, and nothing shows the token.
+    for arguments in (("status",), ("runs", "list")):
+        done = ada(*arguments)
+        assert done.returncode == 0, done.stderr
+        assert "problems" not in json.loads(done.stdout)
+        assert kept.read_text().strip() not in done.stdout + done.stderr
+    run = parsed(json.loads(ada("skills", "run", "health_check", "--yes").stdout), skills_types.SkillRun)
+    assert run.initiator == "spiffe://nightshift.local/person/approver/ada"
+    assert refused("unlock") == "ROLE_INSUFFICIENT"
+    own = parsed(json.loads(ada("tokens", "list").stdout), tokens.ListTokensResponse)
+    assert [token.name for token in own.tokens] == [issued.token.name]
+    assert own.tokens[0].display_name == "laptop"
+    kept.chmod(0o640)
+    assert refused("status") == "TOKEN_FILE_OPEN"
+    kept.chmod(0o600)
+    # The file is there already: nothing is issued that nobody could keep.
+    again = stage.command("tokens", "create", "ada", "--file", str(kept))
+    assert again.returncode == 1
+    assert "exists" in again.stderr
+    gone = parsed(stage.nightshift("tokens", "revoke", issued.token.name), tokens.LocalToken)
+    assert gone.state == tokens.LOCAL_TOKEN_STATE_REVOKED
+    assert refused("runs", "list") == "TOKEN_REVOKED"
+    problems = json.loads(ada("status").stdout)["problems"]
+    assert problems.count("The token was revoked") == 6, problems
+
+    def sealed() -> bool:
+        """Whether the refusals of all five services stand in the chain."""
+        answer = stage.nightshift("audit", "list", "--kind", "token.refused", "--limit", "500")
+        events = parsed(answer, skills.ListAuditEventsResponse).audit_events
+        mine = [event for event in events if event.subject == issued.token.name]
+        return {event.source for event in mine if event.payload["reason"] == "TOKEN_REVOKED"} == SERVICES
+
+    until(sealed, "the refusals in the audit")
+    assert parsed(stage.nightshift("audit", "verify"), skills.VerifyAuditResponse).valid
+
+
+def test_a_token_that_is_shown_is_shown_once(stage: Stage) -> None:
+    done = stage.command("tokens", "create", "bob", "--expires", "1m")
+    assert done.returncode == 0
+    secret = done.stdout.split()[-1]
+    assert secret.startswith("nst1_")
+    listed = stage.command("tokens", "list", "--all").stdout
+    assert "bob as viewer" in listed
+    assert secret not in listed
+    assert stage.command("tokens", "create", "bob", "--expires", "1y").returncode == 2
+    assert stage.command("tokens", "create", "bob", "--expires", "91d").returncode == 3
 
 
 def test_status_is_made_of_messages(stage: Stage) -> None:

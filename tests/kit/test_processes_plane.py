@@ -237,5 +237,5 @@ def test_levels_for_any_table(needs: dict[str, set[str]]) -> None:
 def test_free_blocks_do_not_overlap() -> None:
     base = find_free_base()
     ports = ports_of(base)
-    assert len(ports) == len(set(ports)) == 20
+    assert len(ports) == len(set(ports)) == 25
     assert max(ports) < base + 50

@@ -17,7 +17,7 @@ from nightshift.trainer.v1 import resources_pb2 as trainer_types
 from nightshift_kit.rpc.channels import channel_to, decode_error
 from nightshift_kit.rpc.tls import create_credential, load_credential
 from nightshift_kit.storage import Database
-from nightshift_skills.approvals import same_person
+from nightshift_skills.approvals import persons_behind
 from nightshift_skills.errors import TierLoosened
 from tests.skills.skills_support import Plane, eventually, plane_in
 
@@ -213,11 +213,10 @@ async def test_two_persons_where_two_are_asked_for(tmp_path: Path) -> None:
         request = pb.RunSkillRequest(name="skills/propose_config", plan_digest=run.plan.digest)
         assert (await plane.refused("RunSkill", request, "approver1")).reason == "SELF_APPROVAL"
         # Another role makes nobody a second person.
-        assert same_person(run.initiator, run.initiator.replace("/approver/", "/admin/"))
-        assert not same_person(run.initiator, run.initiator.replace("approver1", "approver2"))
-        assert not same_person(
-            "spiffe://nightshift.local/service/x", "spiffe://nightshift.local/person/admin/x"
-        )
+        alone = persons_behind(run.initiator, "")
+        assert alone == persons_behind(run.initiator.replace("/approver/", "/admin/"), "")
+        assert not alone & persons_behind(run.initiator.replace("approver1", "approver2"), "")
+        assert not persons_behind("spiffe://nightshift.local/service/approver1", "")
         create_credential(plane.plane_settings, "person", "approver1", "admin")
         promoted = load_credential(plane.plane_settings, "person/approver1")
         port = plane.plane_settings.port("skills")

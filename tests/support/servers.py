@@ -39,9 +39,11 @@ from nightshift_kit.rpc.tls import (
     load_private_key,
     load_public_key,
 )
+from nightshift_kit.rpc.token_door import TokenDoor
 from nightshift_kit.rpc.traffic import Limits
 from nightshift_kit.settings import PlaneSettings
 from nightshift_kit.storage import Database
+from nightshift_kit.tokens import RefusedUses
 
 Service = tuple[AddToServer, Any, str]
 
@@ -52,7 +54,8 @@ class Serving:
     """A running service: its main server, and its control server where it acts.
 
     Attributes:
-        port: Of the main server; `control_port` of the control server, 0 where there is none.
+        port: Of the main server; `control_port` of the control server, 0 where there is none; `token_port` of
+            the server for callers without a certificate.
         minter: Signs grants as skills would.
         hub: Works of the service; None where it does not act.
     """
@@ -67,6 +70,7 @@ class Serving:
         self.server: Server | None = None
         self.port = 0
         self.control_port = 0
+        self.token_port = 0
         self.fence = 1
         self._channels: dict[tuple[str, bool], grpc.aio.Channel] = {}
         self._stack = AsyncExitStack()
@@ -181,6 +185,7 @@ async def serving(
     grace_s: float = 1.0,
     hub: StopHub | None = None,
     spans: SpanSink | None = None,
+    refused: RefusedUses | None = None,
 ) -> AsyncIterator[Serving]:
     """Serves on ephemeral ports until the block ends.
 
@@ -192,6 +197,7 @@ async def serving(
         open_gate: Whether skills has told the fence (1) already.
         hub: Where the servicers know one already; its gate is used.
         spans: Hears of the calls.
+        refused: Takes refused uses of local tokens into an audit.
     """
     settings = PlaneSettings(home=home, insecure_loopback=insecure_loopback)
     ensure_home(settings)
@@ -216,6 +222,8 @@ async def serving(
             settings,
             clock=clock,
             authority=authority,
+            door=TokenDoor.of(settings, clock, refused),
+            for_tokens=label == "tokens",
             metrics=running.metrics,
             plaintext_port=0 if insecure_loopback and label == "main" else None,
             limits=limits,
@@ -236,11 +244,14 @@ async def serving(
     try:
         running.server = builder("main", services).build()
         running.port = await running.server.start()
+        tokens = builder("tokens", services).build()
+        running.token_port = await tokens.start()
         try:
             yield running
         finally:
             await running._stack.aclose()
             await running.server.stop(grace_s)
+            await tokens.stop(grace_s)
     finally:
         if control_thread is not None:
             control_thread.stop()

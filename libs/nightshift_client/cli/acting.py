@@ -10,7 +10,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.rule import Rule
 from rich.text import Text
 
-from nightshift_client.cli import gpu
+from nightshift_client.cli import gpus
 from nightshift_client.cli.session import EXIT_FAILED, EXIT_USAGE, CommandFailed, Session, request_id
 from nightshift_client.cli.words import label, one_line, seconds_of, size, span, visible, visible_lines
 
@@ -200,7 +200,7 @@ def _tell_results(session: Session, run: resources_pb2.SkillRun, told: int) -> i
     from google.protobuf.json_format import MessageToDict
 
     for result in run.results[told:]:
-        for line in gpu.told(MessageToDict(result)):
+        for line in gpus.told(MessageToDict(result)):
             session.say(line)
     return max(told, len(run.results))
 

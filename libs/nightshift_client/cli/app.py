@@ -14,7 +14,6 @@ from nightshift_client.cli import (
     audit,
     autonomy,
     configs,
-    gpu,
     gpus,
     incidents,
     lab,
@@ -24,6 +23,7 @@ from nightshift_client.cli import (
     runs,
     sessions,
     skills,
+    tokens,
     train,
 )
 from nightshift_client.cli.session import EXIT_USAGE
@@ -59,10 +59,10 @@ def build() -> typer.Typer:
         lab,
         configs,
         train,
-        gpu,
         gpus,
         now,
         incidents,
+        tokens,
         audit,
     )
     for group in groups:

@@ -9,12 +9,13 @@ from google.rpc import error_details_pb2, status_pb2
 
 from nightshift_client.cli.session import EXIT_REFUSED, EXIT_UNREACHABLE, CommandFailed
 
-_ROLE = "This needs another role: nightshift credentials create person NAME --role approver|admin"
+_ROLE = "This needs another role: nightshift credentials create person NAME --role approver|admin, or a token"
 ADVICE = {
     "APPROVAL_DECIDED": "Look at it with: nightshift approvals show APPROVAL",
     "APPROVAL_EXPIRED": "Run the skill again; it asks anew.",
     "AUDIT_UNAVAILABLE": "Free space and check the plane with: nightshift status",
     "CALLER_NOT_ALLOWED": _ROLE,
+    "CERTIFICATE_REQUIRED": "Leave NIGHTSHIFT_CLIENT_TOKEN_FILE out, and come with an admin's certificate.",
     "CONFIG_EXISTS": "Choose another id: production's configs are never overwritten.",
     "CONTENT_CHANGED": "Look at the proposal again: nightshift lab show PROPOSAL",
     "COOLDOWN": "See when it may run again with: nightshift skills schedule",
@@ -49,6 +50,12 @@ ADVICE = {
     "SKILL_UNKNOWN": "See them with: nightshift skills list",
     "STANDBY": "Another replica leads; the message says where. Who is ready: nightshift status",
     "STORAGE_READ_ONLY": "The store takes no writes; see the service's log and restart it.",
+    "TOKENS_NOT_PUBLISHED": "It is tried again each second; free space and look at: nightshift status",
+    "TOKEN_EXPIRED": "An admin issues another: nightshift tokens create PERSON",
+    "TOKEN_FOREIGN": "It is for another plane: name that one's folder with --home.",
+    "TOKEN_INVALID": "Put the whole token, and nothing else, into the file of NIGHTSHIFT_CLIENT_TOKEN_FILE.",
+    "TOKEN_REVOKED": "An admin issues another: nightshift tokens create PERSON",
+    "TOKEN_UNKNOWN": "An admin sees those that are good: nightshift tokens list",
     "USER_ACTIVE": "Users go first. What is missing: nightshift activity",
 }
 UNREACHABLE = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"})

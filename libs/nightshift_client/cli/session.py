@@ -115,13 +115,19 @@ class Session:
             CommandFailed: where the service or the credential is unknown.
         """
         if service not in self._channels:
-            from nightshift_client.line import open_channel
+            from nightshift_client.line import open_channel, open_token_channel
 
             endpoint = self.endpoints.services.get(service)
             if endpoint is None:
                 raise CommandFailed(
                     EXIT_UNREACHABLE, f"this plane has no service {service}", reason="PLANE_DOWN"
                 )
+            if token_file := os.environ.get("NIGHTSHIFT_CLIENT_TOKEN_FILE", ""):
+                token = read_token(Path(token_file).expanduser())
+                self._channels[service] = open_token_channel(
+                    endpoint.token_address or endpoint.address, service, token, self.home.ca_file.read_bytes()
+                )
+                return self._channels[service]
             name = os.environ.get("NIGHTSHIFT_CLIENT_PERSON", "") or str(os.getuid())
             try:
                 credential = self.home.credential("person", name).read()
@@ -274,6 +280,24 @@ def command(
     return registered
 
 
+def read_token(path: Path) -> str:
+    """The local token in a file.
+
+    Raises:
+        CommandFailed: others may read the file.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_mode & 0o077:
+            raise CommandFailed(
+                EXIT_REFUSED,
+                f"others may read the token in {path}",
+                reason="TOKEN_FILE_OPEN",
+                advice=f"chmod 600 {path}; if somebody may have read it: nightshift tokens revoke",
+            )
+        return file.read(4096).decode("ascii", "replace").strip()
+
+
 def as_dict(message: Message) -> dict[str, Any]:
     """Protobuf JSON with proto field names."""
     from google.protobuf import json_format
@@ -344,6 +368,10 @@ def _stub(service: str, channel: grpc.Channel) -> Any:
         from nightshift.skills.v1 import autonomy_service_pb2_grpc
 
         return autonomy_service_pb2_grpc.AutonomyServiceStub(channel)
+    if service == "TokensService":
+        from nightshift.skills.v1 import tokens_service_pb2_grpc
+
+        return tokens_service_pb2_grpc.TokensServiceStub(channel)
     if service == "lab":
         from nightshift.lab.v1 import lab_service_pb2_grpc
 

@@ -331,6 +331,7 @@ class Plane:
                 "address": f"127.0.0.1:{settings.port(name)}",
                 "control_address": f"127.0.0.1:{settings.control_port(name)}",
                 "metrics_address": f"127.0.0.1:{settings.metrics_port(name)}",
+                "token_address": f"127.0.0.1:{settings.token_port(name)}",
                 "pid": child.pid,
                 "state": child.state,
                 "restarts": child.restarts,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nightshift_kit.rpc.serve import PLAINTEXT_OFFSET
-from nightshift_kit.settings import CONTROL_OFFSET, METRICS_OFFSET, PORT_OFFSETS
+from nightshift_kit.settings import CONTROL_OFFSET, METRICS_OFFSET, PORT_OFFSETS, TOKEN_OFFSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def levels(specs: Sequence[ServiceSpec]) -> list[list[ServiceSpec]]:
 
 def ports_of(base: int) -> list[int]:
     """All ports that a plane with this base listens on."""
-    offsets = (0, CONTROL_OFFSET, METRICS_OFFSET, PLAINTEXT_OFFSET)
+    offsets = (0, CONTROL_OFFSET, METRICS_OFFSET, PLAINTEXT_OFFSET, TOKEN_OFFSET)
     return [base + service + offset for service in PORT_OFFSETS.values() for offset in offsets]
 
 

@@ -41,6 +41,8 @@ class AccessLog:
         }
         if reason:
             fields["reason"] = reason
+        if passage.identity is not None and passage.identity.token:
+            fields["token"] = f"tokens/{passage.identity.token}"
         if passage.skill_run:
             fields["skill_run"] = passage.skill_run
         if self._dropped:

@@ -56,6 +56,7 @@ from nightshift_kit.rpc.metrics import RpcMetrics
 from nightshift_kit.rpc.passage import REQUEST_ID_KEY, Passage, ServicerContext
 from nightshift_kit.rpc.policies import Kind, MethodRule, PolicyMissing
 from nightshift_kit.rpc.statuses import DETAILS_KEY, decode_error, render
+from nightshift_kit.rpc.token_door import TokenDoor
 from nightshift_kit.rpc.tracing import Tracing
 from nightshift_kit.rpc.traffic import Traffic
 
@@ -96,6 +97,7 @@ class Guard:
         *,
         clock: Clock,
         insecure_allowed: bool,
+        door: TokenDoor,
         authority: Authority | None,
         traffic: Traffic,
         metrics: RpcMetrics,
@@ -103,6 +105,7 @@ class Guard:
     ) -> None:
         self._clock = clock
         self._insecure_allowed = insecure_allowed
+        self._door = door
         self._authority = authority
         self._traffic = traffic
         self._metrics = metrics
@@ -176,6 +179,8 @@ class Guard:
                 enter_call(call)
                 async with aclosing(behaviour(request, context)) as answers:
                     async for answer in answers:
+                        # A stream may last for days; a token ends when it ends.
+                        self._door.check(call.identity)
                         yield answer.SerializeToString()
             except asyncio.CancelledError:
                 failure = self._cancelled(passage)
@@ -268,8 +273,17 @@ class Guard:
             )
         except SpiffeInvalid as error:
             raise IdentityInvalid(f"The certificate is not usable here: {error}.") from error
+        if passage.tokens:
+            identity = self._door.admit(
+                passage.tokens,
+                identity,
+                auth_context=passage.context.auth_context(),
+                peer=passage.context.peer(),
+            )
         if identity is None:
-            raise IdentityMissing("This service knows its callers by their certificates; none came.")
+            raise IdentityMissing(
+                "This service knows its callers by their certificates, or by a local token; none came."
+            )
         passage.identity = identity
         callers = passage.rule.callers
         if not allows(callers, identity):
@@ -314,6 +328,7 @@ class Guard:
 
     async def _refuse(self, passage: Passage, error: NightshiftError) -> NoReturn:
         code, message, details = render(error)
+        self._door.note(passage, error)
         self._finish(passage, code.name, error.reason)
         await passage.context.abort(
             code, message, ((DETAILS_KEY, details), (REQUEST_ID_KEY, passage.trace.request_id))

@@ -39,12 +39,16 @@ class Identity:
         role: "viewer", "approver" or "admin" for a person, "" for the others.
         thumbprint: SHA-256 of the certificate in base64url without padding (RFC 8705, x5t#S256);
             "" for a caller without a certificate.
+        token: UUID of the local token that it came with, "" for none.
+        vouched_by: The person who issued that token, by name; "" without one.
     """
 
     kind: Kind
     name: str
     role: str = ""
     thumbprint: str = ""
+    token: str = ""
+    vouched_by: str = ""
 
     @property
     def spiffe(self) -> str:

@@ -14,6 +14,7 @@ from nightshift_kit.grants import METADATA_KEY
 from nightshift_kit.rpc.identity import Identity
 from nightshift_kit.rpc.policies import MethodRule
 from nightshift_kit.telemetry import Trace, begin_trace, set_trace
+from nightshift_kit.tokens import METADATA_KEY as TOKEN_KEY
 
 REQUEST_ID_KEY: Final = "x-request-id"
 TRACEPARENT_KEY: Final = "traceparent"
@@ -36,6 +37,7 @@ class Passage:
         "skill",
         "skill_run",
         "started_s",
+        "tokens",
         "trace",
     )
 
@@ -53,6 +55,8 @@ class Passage:
         self.skill_run = ""
         self.started_s = time.perf_counter()
         self.grant_token: str | None = None
+        # Local tokens as they came: secrets, for the token door alone.
+        self.tokens: list[str] = []
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._error: NightshiftError | None = None
@@ -65,6 +69,8 @@ class Passage:
                 request_id = value
             elif key == METADATA_KEY:
                 self.grant_token = value if isinstance(value, str) else value.decode("ascii", "replace")
+            elif key == TOKEN_KEY:
+                self.tokens.append(value if isinstance(value, str) else value.decode("ascii", "replace"))
         self.trace: Trace = begin_trace(
             traceparent if isinstance(traceparent, str) else None,
             request_id if isinstance(request_id, str) else None,

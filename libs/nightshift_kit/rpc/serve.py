@@ -22,6 +22,8 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -41,16 +43,20 @@ from nightshift_kit.rpc.server import AddToServer, PortTaken, Server, ServerBuil
 from nightshift_kit.rpc.standby import Refusing, Withdrawn
 from nightshift_kit.rpc.stop import StopHub
 from nightshift_kit.rpc.tls import ensure_home, load_credential, load_public_key
+from nightshift_kit.rpc.token_door import TokenDoor
 from nightshift_kit.rpc.traffic import Limits
 from nightshift_kit.settings import PlaneSettings, plane_settings
 from nightshift_kit.storage import Database
 from nightshift_kit.telemetry import configure_logging
+from nightshift_kit.tokens import RefusedUses
 
 PLAINTEXT_OFFSET: Final = 30
 GRACE_S: Final = 5.0
 # Calls that are refused anyway need no time.
 STANDBY_GRACE_S: Final = 0.2
 
+# People and consoles come here, some at a time; whoever has no certificate must not crowd out who has.
+_TOKEN_LIMITS: Final = Limits(calls=64, streams=64)
 _PR_SET_PDEATHSIG: Final = 1
 _RESTART_BELOW: Final = dt.timedelta(days=2)
 _LOOK_AT_CERTIFICATE_S: Final = 600.0
@@ -83,13 +89,14 @@ class Wiring:
         self.main: list[tuple[AddToServer, Any, str]] = []
         self.control: list[tuple[AddToServer, Any, str]] = []
         self.authority: Authority | None = None
+        self.refused: RefusedUses | None = None
         self.databases: list[Database] = []
         self.background: list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]] = []
         self.closers: list[Callable[[], Awaitable[None] | None]] = []
         self.holds: list[Callable[[], Awaitable[None] | None]] = []
         self.stopped = asyncio.Event()
         self.failure: Exception | None = None
-        self.server: Server | None = None
+        self.servers: list[Server] = []
 
     def database(self, db: Database) -> Database:
         """Migrates a database, watches its health, closes it at the end."""
@@ -110,8 +117,10 @@ class Wiring:
         self.hub = StopHub(gate, self.clock)
         verifier = GrantVerifier(load_public_key(self.settings, "grant"), self.name, self.clock)
         self.authority = Authority(verifier, gate, self.hub)
-        for service in control_services(self.hub, db, Outbox(self.name, self.clock)):
+        outbox = Outbox(self.name, self.clock)
+        for service in control_services(self.hub, db, outbox):
             self.add_control(*service)
+        self.audit_refusals(db, outbox)
         return self.hub
 
     def audited(self, db: Database) -> Outbox:
@@ -122,7 +131,14 @@ class Wiring:
         """
         outbox = Outbox(self.name, self.clock)
         self.add_control(*outbox_service(db, outbox))
+        self.audit_refusals(db, outbox)
         return outbox
+
+    def audit_refusals(self, db: Database, outbox: Outbox) -> None:
+        """Audits refused uses of local tokens in this outbox; `acting` and `audited` bring it."""
+        self.refused = RefusedUses(db, outbox)
+        self.spawn("refused tokens", self.refused.run)
+        self.on_stop(self.refused.flush)
 
     def add(self, add_to_server: AddToServer, servicer: Any, full_name: str) -> None:
         """Serves something on the main port."""
@@ -159,9 +175,9 @@ class Wiring:
         self.stopped.set()
 
     async def say_healthy(self, healthy: bool, reason: str = "") -> None:
-        """Says SERVING or NOT_SERVING on the main port; nothing before it listens. On the main loop."""
-        if self.server is not None:
-            await self.server.set_healthy(healthy, reason)
+        """Says SERVING or NOT_SERVING on the main and the token port, once they listen. On the main loop."""
+        for server in self.servers:
+            await server.set_healthy(healthy, reason)
 
     async def stand_by(
         self,
@@ -171,7 +187,7 @@ class Wiring:
         main: Sequence[tuple[AddToServer, str]],
         control: Sequence[tuple[AddToServer, str]] = (),
     ) -> None:
-        """Refuses every call on both ports until `until` returns; then wiring goes on and nothing listens.
+        """Refuses every call on all ports until `until` returns; then wiring goes on and nothing listens.
 
         Args:
             until: Returns when this replica is to act.
@@ -185,19 +201,21 @@ class Wiring:
         """
         self.main = [(add, Refusing(name, refusal), name) for add, name in main]
         self.control = [(add, Refusing(name, refusal), name) for add, name in control]
-        control_thread = ControlThread(lambda: _builder(self, "control"), standing_by=True)
+        door = TokenDoor.of(self.settings, self.clock)
+        control_thread = ControlThread(lambda: _builder(self, "control", door), standing_by=True)
         await asyncio.to_thread(control_thread.start)
-        server = _builder(self, "main").build()
+        servers = [_builder(self, label, door).build() for label in ("main", "tokens")]
         waiting = [asyncio.create_task(until()), asyncio.create_task(self.stopped.wait())]
         try:
-            await server.start(standing_by=True)
-            structlog.get_logger().info("standing by", show=True, port=server.port)
+            for server in servers:
+                await server.start(standing_by=True)
+            structlog.get_logger().info("standing by", show=True, port=servers[0].port)
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in waiting:
                 task.cancel()
             outcome, _ = await asyncio.gather(*waiting, return_exceptions=True)
-            await server.stop(STANDBY_GRACE_S)
+            await asyncio.gather(*(server.stop(STANDBY_GRACE_S) for server in servers))
             await asyncio.to_thread(control_thread.stop, STANDBY_GRACE_S)
             self.main, self.control = [], []
         if isinstance(outcome, asyncio.CancelledError):
@@ -298,21 +316,23 @@ async def serve(
             # After all whose ends it tells, before what its gauges may read.
             closing += export
             closing += wiring.closers
+        door = TokenDoor.of(settings, wiring.clock, wiring.refused)
         control = ControlThread(
-            lambda: _builder(wiring, "control"),
+            lambda: _builder(wiring, "control", door),
             background=[wiring.hub.watch_leases] if wiring.hub is not None else [],
         )
         await asyncio.to_thread(control.start)
         closing.append(lambda: asyncio.to_thread(control.stop))
-        server = _builder(wiring, "main").build()
-        await server.start()
-        wiring.server = server
-        closing.append(lambda: _drained(server, logger))
-        tasks = [_background(label, work, server, logger) for label, work in wiring.background]
-        tasks.append(asyncio.create_task(_watch_databases(wiring, server)))
+        servers = [_builder(wiring, label, door).build() for label in ("main", "tokens")]
+        for server in servers:
+            await server.start()
+            closing.append(partial(_drained, server, logger))
+        wiring.servers = servers
+        tasks = [_background(label, work, servers, logger) for label, work in wiring.background]
+        tasks.append(asyncio.create_task(_watch_databases(wiring, servers)))
         tasks.append(asyncio.create_task(_watch_certificate(wiring, stopped)))
         _spare_collections()
-        logger.info("ready", show=True, port=server.port, control_port=settings.control_port(name))
+        logger.info("ready", show=True, port=servers[0].port, control_port=settings.control_port(name))
         await stopped.wait()
         logger.info("stopping", show=True)
         for task in tasks:
@@ -361,42 +381,51 @@ def _spare_collections() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def _builder(wiring: Wiring, label: str) -> ServerBuilder:
+def _builder(wiring: Wiring, label: str, door: TokenDoor) -> ServerBuilder:
     settings, name = wiring.settings, wiring.name
-    is_main = label == "main"
+    is_main, for_tokens = label == "main", label == "tokens"
+    ports = {
+        "main": settings.port(name),
+        "control": settings.control_port(name),
+        "tokens": settings.token_port(name),
+    }
     plaintext = settings.port(name) + PLAINTEXT_OFFSET if settings.insecure_loopback and is_main else None
+    limits = replace(wiring.limits, calls=_TOKEN_LIMITS.calls, streams=_TOKEN_LIMITS.streams)
     builder = ServerBuilder(
         name,
         settings,
         clock=wiring.clock,
         authority=wiring.authority,
+        door=door,
+        for_tokens=for_tokens,
         metrics=wiring.metrics,
-        port=settings.port(name) if is_main else settings.control_port(name),
+        port=ports[label],
         plaintext_port=plaintext,
-        limits=wiring.limits if is_main else None,
+        limits=wiring.limits if is_main else limits if for_tokens else None,
         channelz=wiring.channelz and is_main,
         label=label,
         spans=wiring.spans,
     )
-    for add_to_server, servicer, full_name in wiring.main if is_main else wiring.control:
+    for add_to_server, servicer, full_name in wiring.control if label == "control" else wiring.main:
         builder.add(add_to_server, servicer, full_name)
     return builder
 
 
 def _background(
-    label: str, work: Callable[[], Coroutine[Any, Any, None]], server: Server, logger: Any
+    label: str, work: Callable[[], Coroutine[Any, Any, None]], servers: list[Server], logger: Any
 ) -> asyncio.Task[None]:
     async def supervised() -> None:
         try:
             await work()
         except Exception as error:
             logger.exception("background work failed", work=label, exc_info=error)
-            await server.set_healthy(False, f"background work failed: {label}")
+            for server in servers:
+                await server.set_healthy(False, f"background work failed: {label}")
 
     return asyncio.create_task(supervised(), name=label)
 
 
-async def _watch_databases(wiring: Wiring, server: Server) -> None:
+async def _watch_databases(wiring: Wiring, servers: list[Server]) -> None:
     healthy = True
     while True:
         await asyncio.sleep(1.0)
@@ -404,7 +433,8 @@ async def _watch_databases(wiring: Wiring, server: Server) -> None:
         if healthy and problems:
             # For good: after a failed fsync nobody knows what is on disk, and only a restart reads it anew.
             healthy = False
-            await server.set_healthy(False, problems[0])
+            for server in servers:
+                await server.set_healthy(False, problems[0])
 
 
 async def _watch_certificate(wiring: Wiring, stopped: asyncio.Event) -> None:

@@ -27,6 +27,7 @@ from nightshift_kit.rpc.metrics import RpcMetrics
 from nightshift_kit.rpc.policies import rules_of
 from nightshift_kit.rpc.standby import STANDBY
 from nightshift_kit.rpc.tls import Credential, load_credential
+from nightshift_kit.rpc.token_door import TokenDoor
 from nightshift_kit.rpc.traffic import Limits, Traffic
 from nightshift_kit.settings import PlaneSettings
 
@@ -52,6 +53,8 @@ class ServerBuilder:
         settings: Home and insecure_loopback.
         clock: For grants' times.
         authority: What acting methods are checked with; needed by a server that has such methods.
+        door: What local tokens are checked with; one of the home without an audit where None.
+        for_tokens: Take callers without a certificate, who are nobody unless they show a local token.
         metrics: Shared by the servers of a process; an own one where None.
         port: Port to listen on; 0 takes a free one.
         plaintext_port: Of an additional listener without TLS, only under `insecure_loopback`; None for none.
@@ -59,7 +62,7 @@ class ServerBuilder:
         credential: Explicit certificate; needed for any host but loopback.
         limits: Calls, streams, sizes.
         channelz: Whether to serve channelz.
-        label: Of this server in metrics and log ("main", "control").
+        label: Of this server in metrics and log ("main", "control", "tokens").
         spans: Hears of the calls served; None where nothing is exported.
     """
 
@@ -70,6 +73,8 @@ class ServerBuilder:
         *,
         clock: Clock,
         authority: Authority | None = None,
+        door: TokenDoor | None = None,
+        for_tokens: bool = False,
         metrics: RpcMetrics | None = None,
         port: int = 0,
         plaintext_port: int | None = None,
@@ -91,6 +96,7 @@ class ServerBuilder:
         self._host = host
         self._port = port
         self._plaintext_port = plaintext_port
+        self._for_tokens = for_tokens
         self._credential = credential or load_credential(settings, f"service/{name}")
         self._limits = limits or Limits()
         self._channelz = channelz
@@ -100,7 +106,8 @@ class ServerBuilder:
         self._metrics.watch(label, lambda: float(self._traffic.in_flight))
         self._guard = Guard(
             clock=clock,
-            insecure_allowed=settings.insecure_loopback,
+            insecure_allowed=settings.insecure_loopback and not for_tokens,
+            door=door or TokenDoor.of(settings, clock),
             authority=authority,
             traffic=self._traffic,
             metrics=self._metrics,
@@ -167,12 +174,14 @@ class ServerBuilder:
         )
 
     def _bind(self, server: grpc.aio.Server) -> tuple[int, int | None]:
-        # Clients without a certificate of our CA do not get through the handshake.
-        credentials = grpc.ssl_server_credentials(
-            [(self._credential.key_pem, self._credential.certificate_pem)],
-            root_certificates=self._credential.ca_pem,
-            require_client_auth=True,
-        )
+        pair = (self._credential.key_pem, self._credential.certificate_pem)
+        if self._for_tokens:
+            credentials = grpc.ssl_server_credentials([pair])
+        else:
+            # Clients without a certificate of our CA do not get through the handshake.
+            credentials = grpc.ssl_server_credentials(
+                [pair], root_certificates=self._credential.ca_pem, require_client_auth=True
+            )
         port = _listen(self._host, self._port, lambda at: server.add_secure_port(at, credentials))
         plaintext_port = None
         if self._plaintext_port is not None:

@@ -1,7 +1,8 @@
 """The development CA, leaf certificates and keys under NIGHTSHIFT_HOME.
 
 Everything is made once and renewed at a start, race-safe between processes (flock on the home). Private files
-are 0600 in folders of 0700. Keys are EC P-256; grants and audit checkpoints are signed with Ed25519.
+are 0600 in folders of 0700. Keys are EC P-256; grants, audit checkpoints and the register of tokens are
+signed with Ed25519.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ def ensure_home(settings: PlaneSettings) -> None:
         authority = _Authority.ensure(home / "ca")
         _ensure_signing_key(home / "keys", "grant")
         _ensure_signing_key(home / "keys", "audit")
+        _ensure_signing_key(home / "keys", "token")
         for service in SERVICES:
             authority.ensure_leaf(home, "service", service, "")
         authority.ensure_leaf(home, "platform", "default", "")

@@ -22,6 +22,8 @@ from nightshift_kit.rpc.serve import Wiring, run
 from nightshift_kit.rpc.tls import load_private_key, load_public_key
 from nightshift_kit.settings import service_settings
 from nightshift_kit.storage import Database
+from nightshift_kit.tokens import RegisterWriter, plane_id
+from nightshift_kit.tokens.register import REGISTER
 from nightshift_skills.activity import ActivityRelay
 from nightshift_skills.agenda import Agenda
 from nightshift_skills.arming import Arming, GuardrailRollback
@@ -38,6 +40,7 @@ from nightshift_skills.fences import Fences
 from nightshift_skills.gate import Gate
 from nightshift_skills.granting import Granting
 from nightshift_skills.health import HealthCheck
+from nightshift_skills.local_tokens import LocalTokens
 from nightshift_skills.lockdown import Lockdown
 from nightshift_skills.only_replica import OnlyReplica
 from nightshift_skills.pauses import Pauses
@@ -64,6 +67,7 @@ from nightshift_skills.rpc.clients import (
 from nightshift_skills.rpc.control_servicer import ControlServicer
 from nightshift_skills.rpc.skills_servicer import SkillsServicer
 from nightshift_skills.rpc.standing_by import CONTROL_SERVICE, MAIN_SERVICES, authority, leading
+from nightshift_skills.rpc.tokens_servicer import TokensServicer
 from nightshift_skills.scheduler import Pace, Scheduler
 from nightshift_skills.sealer import Sealer
 from nightshift_skills.skill import Limits
@@ -103,7 +107,9 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
     db = wiring.database(
         Database(settings.database_url, migrations="nightshift_skills", name="skills", guard=place.guard)
     )
-    books = Books(db, Outbox("skills", wiring.clock), wiring.clock, new_id)
+    outbox = Outbox("skills", wiring.clock)
+    wiring.audit_refusals(db, outbox)
+    books = Books(db, outbox, wiring.clock, new_id)
 
     credential = credential_for(wiring.settings, "service/skills")
 
@@ -357,7 +363,10 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
         fences=fences,
     )
     wiring.authority = authority(wiring, db)
-    for (add, name), made in zip(MAIN_SERVICES, (servicer, AutonomyServicer(autonomy, books)), strict=True):
+    tokens = await _local_tokens(wiring, books)
+    wiring.spawn("register of tokens", tokens.keep_published)
+    served = (servicer, AutonomyServicer(autonomy, books), TokensServicer(tokens, wiring.clock))
+    for (add, name), made in zip(MAIN_SERVICES, served, strict=True):
         wiring.add(add, made, name)
     wiring.add_control(CONTROL_SERVICE[0], ControlServicer(preemptor, lockdown), CONTROL_SERVICE[1])
 
@@ -378,6 +387,15 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
         executor=executor,
         gate=gate,
     )
+
+
+async def _local_tokens(wiring: Wiring, books: Books) -> LocalTokens:
+    """Local tokens; the register says before the first call what the database says."""
+    plane = plane_id((wiring.settings.home / "ca" / "ca.pem").read_bytes())
+    key = load_private_key(wiring.settings, "token")
+    tokens = LocalTokens(books, RegisterWriter(wiring.settings.home / REGISTER, plane, key), plane)
+    await tokens.publish_soon()
+    return tokens
 
 
 async def _stop_port(dial: object, thread: StopThread) -> StopClient:

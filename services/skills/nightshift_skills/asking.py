@@ -52,7 +52,8 @@ class Request:
 class Wish:
     """A planned wish: who wants which plan of which skill.
 
-    `on_made` is called in the transaction that makes a run for it.
+    `vouched_by` issued the token that the initiator came with ("" for none); `on_made` is called in the
+    transaction that makes a run for it.
     """
 
     skill: Skill
@@ -61,6 +62,7 @@ class Wish:
     initiator: str
     request: Request = Request()
     comment: str = ""
+    vouched_by: str = ""
     on_made: Callable[[sa.Connection, Run], None] | None = None
 
     @property
@@ -121,6 +123,7 @@ class Asking:
             plan=wish.plan,
             nonce=secrets.token_urlsafe(16),
             proposer=wish.initiator,
+            proposer_vouched_by=wish.vouched_by,
             create_time=now,
             expire_time=now + timedelta(seconds=self._rule.ttl_s),
         )

@@ -41,6 +41,7 @@ class Deciding:
         nonce: str,
         decider: str,
         comment: str,
+        vouched_by: str = "",
     ) -> Approval:
         """The approval after the decision; its run is queued, or ends and its skill rests on the subject.
 
@@ -56,6 +57,7 @@ class Deciding:
             comment=comment,
             two_person=self._rule.two_person,
             now=now,
+            vouched_by=vouched_by,
         )
         if decided is approval:
             return approval

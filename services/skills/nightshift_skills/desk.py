@@ -69,6 +69,7 @@ class Desk:
         request_id: str = "",
         comment: str = "",
         wait_s: float = SETTLE_S,
+        vouched_by: str = "",
     ) -> Run:
         """Plans a skill and runs it as far as its tier allows.
 
@@ -80,6 +81,7 @@ class Desk:
             request_id: Idempotency key, "" for none.
             comment: What the person says to it.
             wait_s: How long to wait for the end of a run that starts.
+            vouched_by: Who issued the token that the person came with, "" for none.
 
         Raises:
             SkillUnknown, ParametersInvalid, SkillModified, GlobalLock, Cooldown, PlanChanged, UserActive,
@@ -105,7 +107,7 @@ class Desk:
             raise PlanChanged(
                 "The plan is another one by now; look at it again.", metadata={"plan_digest": plan.digest}
             )
-        wish = Wish(skill, plan, parameters, initiator, request, comment)
+        wish = Wish(skill, plan, parameters, initiator, request, comment, vouched_by)
         match skill.tier:
             case Tier.AUTO:
                 run = await self._run_unasked(wish)
@@ -118,7 +120,15 @@ class Desk:
         return await self._progress.get(run.id)
 
     async def decide(
-        self, approval_id: str, *, approve: bool, plan_digest: str, nonce: str, decider: str, comment: str
+        self,
+        approval_id: str,
+        *,
+        approve: bool,
+        plan_digest: str,
+        nonce: str,
+        decider: str,
+        comment: str,
+        vouched_by: str = "",
     ) -> Approval:
         """Decides one approval; an approved run starts as soon as nothing stands in its way.
 
@@ -135,6 +145,7 @@ class Desk:
             nonce=nonce,
             decider=decider,
             comment=comment,
+            vouched_by=vouched_by,
         )
         self._scheduler.poke()
         return approval

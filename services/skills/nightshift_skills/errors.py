@@ -2,20 +2,21 @@
 
 NightshiftError
 ├── SkillUnknown, SkillRunUnknown, ApprovalUnknown, PreemptionUnknown    NOT_FOUND
-├── StandingApprovalUnknown                                              NOT_FOUND
+├── StandingApprovalUnknown, LocalTokenUnknown                           NOT_FOUND
 ├── ParametersInvalid                                                    INVALID_ARGUMENT
 ├── PlanChanged, ApprovalDecided, ApprovalExpired                        FAILED_PRECONDITION
 ├── SkillModified, SkillRunEnded, SkillRunTransition, Cooldown           FAILED_PRECONDITION
 ├── BudgetExceeded, PlanOutOfBounds                                      FAILED_PRECONDITION
 ├── NotReady, PolicyChanged, NotArmed, AutonomyBySkill                   FAILED_PRECONDITION
 ├── StandingApprovalEnded, StandingScopeExceeded                         FAILED_PRECONDITION
-├── SelfApproval, TierLoosened, AdminRequired, NotDelegable              PERMISSION_DENIED
+├── SelfApproval, TierLoosened, AdminRequired, NotDelegable,
+│   CertificateRequired                                                  PERMISSION_DENIED
 ├── PluginRefused, PluginFailed                                          FAILED_PRECONDITION
 ├── PluginKilled                                                         ABORTED
 ├── PluginViolation                                                      PERMISSION_DENIED
-├── UserActive, Standby, LeadershipLost                                  UNAVAILABLE
+├── UserActive, Standby, LeadershipLost, TokensNotPublished              UNAVAILABLE
 ├── StoreInUse                                                           FAILED_PRECONDITION
-├── ApprovalRate                                                         RESOURCE_EXHAUSTED
+├── ApprovalRate, TokenLimit                                             RESOURCE_EXHAUSTED
 ├── SeqGone                                                              OUT_OF_RANGE
 └── Upstream                                                             as the asked service said
     └── PluginStopped                                                    UNAVAILABLE
@@ -55,6 +56,35 @@ class StandingApprovalUnknown(NightshiftError):
 
     code = Code.NOT_FOUND
     reason = "STANDING_APPROVAL_UNKNOWN"
+
+
+class LocalTokenUnknown(NightshiftError):
+    """No such local token, or it is not the caller's."""
+
+    code = Code.NOT_FOUND
+    reason = "LOCAL_TOKEN_UNKNOWN"
+
+
+class CertificateRequired(NightshiftError):
+    """A token issues no token: that takes the certificate of an admin."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "CERTIFICATE_REQUIRED"
+
+
+class TokenLimit(NightshiftError):
+    """As many local tokens as there may be are good already."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "TOKEN_LIMIT"
+
+
+class TokensNotPublished(NightshiftError):
+    """The change is stored, but not in the register that the services read; it is tried again."""
+
+    code = Code.UNAVAILABLE
+    reason = "TOKENS_NOT_PUBLISHED"
+    default_retry_after_s = 1.0
 
 
 class NotReady(NightshiftError):

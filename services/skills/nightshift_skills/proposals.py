@@ -103,15 +103,23 @@ class Proposals:
         return await self._books.change(self._nothing, wish, reason)
 
     async def decide(
-        self, approval_id: str, *, approve: bool, plan_digest: str, nonce: str, decider: str, comment: str
+        self,
+        approval_id: str,
+        *,
+        approve: bool,
+        plan_digest: str,
+        nonce: str,
+        decider: str,
+        comment: str,
+        vouched_by: str = "",
     ) -> Approval:
-        """A person's decision; the approval as it is afterwards.
+        """A person's decision; the approval as it is afterwards. `vouched_by` as for a wish.
 
         Raises:
             ApprovalUnknown, ApprovalDecided, ApprovalExpired, PlanChanged, SelfApproval, BudgetExceeded.
         """
         return await self._books.change(
-            self._decide, approval_id, approve, plan_digest, nonce, decider, comment
+            self._decide, approval_id, approve, plan_digest, nonce, decider, comment, vouched_by
         )
 
     async def expire(self) -> int:
@@ -161,7 +169,14 @@ class Proposals:
             waiting, _ = self._asking.ask(connection, wish)
         approval = decisions.get_approval(connection, waiting.approval)
         self._deciding.decided(
-            connection, approval, True, approval.plan.digest, approval.nonce, wish.initiator, wish.comment
+            connection,
+            approval,
+            True,
+            approval.plan.digest,
+            approval.nonce,
+            wish.initiator,
+            wish.comment,
+            wish.vouched_by,
         )
         self._note(connection, wish.request, waiting.id)
         return decisions.get_run(connection, waiting.id)
@@ -256,9 +271,12 @@ class Proposals:
         nonce: str,
         decider: str,
         comment: str,
+        vouched_by: str = "",
     ) -> Approval:
         approval = decisions.get_approval(connection, approval_id)
-        return self._deciding.decided(connection, approval, approve, plan_digest, nonce, decider, comment)
+        return self._deciding.decided(
+            connection, approval, approve, plan_digest, nonce, decider, comment, vouched_by
+        )
 
     def _forsake(self, connection: sa.Connection, known: Collection[str]) -> None:
         why = "Its skill is not installed or not enabled any more."

@@ -64,6 +64,13 @@ class StandingApprovalName(_Name):
     collection = "standingApprovals"
 
 
+class TokenName(_Name):
+    """tokens/{token}."""
+
+    __slots__ = ()
+    collection = "tokens"
+
+
 class PreemptionName(_Name):
     """preemptions/{preemption}."""
 

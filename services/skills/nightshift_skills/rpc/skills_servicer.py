@@ -113,6 +113,7 @@ class SkillsServicer(pb_grpc.SkillsServiceServicer):
             comment=requests.comment(request.comment),
             # Half of the time is for the answer: a quick command tells its outcome, a long one that it works.
             wait_s=SETTLE_S if remaining_s is None else min(SETTLE_S, remaining_s / 2),
+            vouched_by=call.identity.vouched_by,
         )
         return render.run(run)
 
@@ -164,13 +165,15 @@ class SkillsServicer(pb_grpc.SkillsServiceServicer):
 
     async def DecideApproval(self, request: pb.DecideApprovalRequest, context: Any) -> types.Approval:
         """See the proto."""
+        identity = current_call().identity
         approval = await self._desk.decide(
             ApprovalName.parse(request.name).id,
             approve=requests.approve(request.decision),
             plan_digest=request.plan_digest,
             nonce=request.nonce,
-            decider=current_call().identity.spiffe,
+            decider=identity.spiffe,
             comment=requests.comment(request.comment),
+            vouched_by=identity.vouched_by,
         )
         return render.approval(approval)
 

@@ -8,6 +8,7 @@ from nightshift.skills.v1 import (
     autonomy_service_pb2_grpc,
     control_service_pb2_grpc,
     skills_service_pb2_grpc,
+    tokens_service_pb2_grpc,
 )
 from nightshift_kit.grants import FenceGate, GrantVerifier
 from nightshift_kit.rpc.guard import Authority
@@ -24,6 +25,7 @@ from nightshift_skills.replica import Replica
 MAIN_SERVICES: tuple[tuple[AddToServer, str], ...] = (
     (skills_service_pb2_grpc.add_SkillsServiceServicer_to_server, "nightshift.skills.v1.SkillsService"),
     (autonomy_service_pb2_grpc.add_AutonomyServiceServicer_to_server, "nightshift.skills.v1.AutonomyService"),
+    (tokens_service_pb2_grpc.add_TokensServiceServicer_to_server, "nightshift.skills.v1.TokensService"),
 )
 CONTROL_SERVICE: tuple[AddToServer, str] = (
     control_service_pb2_grpc.add_ControlServiceServicer_to_server,

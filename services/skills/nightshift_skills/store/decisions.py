@@ -260,6 +260,7 @@ def save_approval(connection: sa.Connection, approval: Approval) -> Approval:
         "plan_digest": approval.plan.digest,
         "nonce": approval.nonce,
         "proposer": approval.proposer,
+        "proposer_vouched_by": approval.proposer_vouched_by,
         "create_time": approval.create_time,
         "expire_time": approval.expire_time,
         "decide_time": approval.decide_time,
@@ -328,6 +329,7 @@ def _approval(row: sa.Row[Any]) -> Approval:
         decider=row.decider,
         comment=row.comment,
         seq=row.seq,
+        proposer_vouched_by=row.proposer_vouched_by,
     )
 
 

@@ -53,6 +53,8 @@ approvals = sa.Table(
     sa.Column("plan_digest", sa.String(64), nullable=False),
     sa.Column("nonce", sa.String(64), nullable=False),
     sa.Column("proposer", sa.Text, nullable=False),
+    # The person who issued the token that the proposer came with; "" for none.
+    sa.Column("proposer_vouched_by", sa.Text, nullable=False, server_default=""),
     sa.Column("create_time", UtcDateTime, nullable=False),
     sa.Column("expire_time", UtcDateTime, nullable=False),
     sa.Column("decide_time", UtcDateTime),
@@ -262,4 +264,22 @@ ticks = sa.Table(
     sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("term", sa.BigInteger, nullable=False),
     sa.Column("time", UtcDateTime, nullable=False),
+)
+
+# Local tokens, by the hash of their secret alone.
+local_tokens = sa.Table(
+    "local_tokens",
+    metadata,
+    # UUIDv7: ordered by issue.
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("person", sa.String(64), nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("display_name", sa.Text, nullable=False),
+    sa.Column("issuer", sa.Text, nullable=False),
+    sa.Column("create_time", UtcDateTime, nullable=False),
+    sa.Column("expire_time", UtcDateTime, nullable=False),
+    sa.Column("revoke_time", UtcDateTime),
+    sa.Column("revoker", sa.Text, nullable=False),
+    sa.Index("ix_local_tokens_person", "person", "id"),
 )
