@@ -1,0 +1,1 @@
+"""Runs of an orchestrator that works in rounds: run_logs/{run id}/run_summary.json."""
