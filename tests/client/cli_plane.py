@@ -10,6 +10,7 @@ from typing import Any
 from nightshift.experience.v1 import experience_service_pb2, experience_service_pb2_grpc
 from nightshift.experience.v1 import profiles_pb2 as profile_types
 from nightshift.experience.v1 import resources_pb2 as experience_types
+from nightshift.experience.v1 import tuning_pb2 as tuning_types
 from nightshift.lab.v1 import lab_service_pb2, lab_service_pb2_grpc
 from nightshift.lab.v1 import resources_pb2 as lab_types
 from nightshift.monitor.v1 import monitor_service_pb2, monitor_service_pb2_grpc
@@ -306,6 +307,8 @@ class Runs(experience_service_pb2_grpc.ExperienceServiceServicer):
         "GetProfile",
         "ListRecommendations",
         "PredictRunCost",
+        "GetTuning",
+        "ListTuningOutcomes",
     )
 
     def __init__(self) -> None:
@@ -394,6 +397,27 @@ class Runs(experience_service_pb2_grpc.ExperienceServiceServicer):
         return profile_types.ListRecommendationsResponse(
             recommendations=[found], settings=request.settings, runs=8
         )
+
+    async def GetTuning(self, request: Any, context: Any) -> Any:
+        return tuning_types.Tuning(
+            name=request.name,
+            enabled=True,
+            apply_safely=True,
+            min_runs_for_recommendations=5,
+            confidence_threshold=profile_types.CONFIDENCE_MEDIUM,
+            etag="3",
+        )
+
+    async def ListTuningOutcomes(self, request: Any, context: Any) -> Any:
+        outcome = tuning_types.TuningOutcome(
+            field="strategy",
+            original_value="baseline",
+            tuned_value=HOSTILE,
+            state=tuning_types.TUNING_STATE_REVERTED,
+            tuned=profile_types.GroupStatistics(runs=9),
+            worse_probability=0.91,
+        )
+        return tuning_types.ListTuningOutcomesResponse(tuning_outcomes=[outcome])
 
     async def PredictRunCost(self, request: Any, context: Any) -> Any:
         self.asked.append(request)

@@ -118,7 +118,8 @@ def test_every_command_has_the_shared_options_and_a_help() -> None:
         train estimate|adapters list|activity|preemptions list|audit list|audit verify|lock|unlock|
         credentials create|probes|gpus list|gpus models|incidents list|incidents show|incidents ack|
         incidents resolve|profile|recommendations list|recommendations check|
-        recommendations predict|tokens create|tokens list|tokens revoke"""
+        recommendations predict|tuning show|tuning set|tuning outcomes|tokens create|tokens list|
+        tokens revoke"""
     assert {tuple(each.split()) for each in wanted.split("|")} <= set(found)
 
 
@@ -632,3 +633,12 @@ def test_ci_acts_on_the_exit_status_of_a_check(nightshift: Run, plane: CommandPl
     assert nightshift("recommendations", "check", "--category", "cost").returncode == 0
     assert nightshift("recommendations", "check", "--confidence", "sure").returncode == 2
     assert nightshift("recommendations", "check", "--category", "luck").returncode == 2
+
+
+def test_auto_tune_in_words(nightshift: Run, plane: CommandPlane) -> None:
+    shown = nightshift("tuning", "show")
+    assert "projects/default/tuning: on" in shown.stdout
+    assert "from medium confidence on, never low, from 5 runs on" in " ".join(shown.stdout.split())
+    became = nightshift("tuning", "outcomes", columns=200)
+    assert "(reverted)" in became.stdout and "worse with 91%" in became.stdout
+    assert not hidden(became.stdout)

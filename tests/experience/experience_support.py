@@ -120,6 +120,7 @@ async def experience(
             opportunities=opportunities,
             sessions=core.sessions,
             profiles=core.profiles,
+            tuning=core.tuning,
             clock=clock,
         )
         services = [(add_ExperienceServiceServicer_to_server, servicer, SERVICE)]

@@ -45,6 +45,7 @@ orchestrations = st.builds(
     max_cost_usd=st.sampled_from([None, 1.5]),
     rounds=st.sampled_from([None, 0, 1, 2, 3, 20_000]),
     qa_status=st.sampled_from([0, 1, 1, 2, 3]),
+    tuned=st.sampled_from([[], [["mode", "2loop", "3loop", "cheaper"]]]),
 )
 
 
@@ -162,7 +163,7 @@ def count_profile(found: Counter[tuple[str, str, str]], row: Any) -> None:
     """What the profile counts of a run, told once more in other words."""
     cost, span, rounds = row["cost_usd"] or 0.0, row["duration_us"], row["rounds"]
     told = row["mode"] or row["strategy"] or row["qa_status"] or rounds is not None
-    told = told or row["max_rounds"] is not None or row["max_cost_usd"] is not None
+    told = told or row["max_rounds"] is not None or row["max_cost_usd"] is not None or row["tuned"] != "[]"
     if not cost and not (told or row["profiled"]):
         return
     reason = 1
@@ -180,7 +181,11 @@ def count_profile(found: Counter[tuple[str, str, str]], row: Any) -> None:
         return
     for model in set(json.loads(row["models"]).values()):
         found["profile", "", f"model:{model}"] += 1
-    for scope, key in (("profile", ""), ("profile_mode", row["mode"]), ("profile_strategy", row["strategy"])):
+    tuned = [
+        ("profile_tuned", json.dumps(each[:3], separators=(",", ":"))) for each in json.loads(row["tuned"])
+    ]
+    scopes = [("profile", ""), ("profile_mode", row["mode"]), ("profile_strategy", row["strategy"]), *tuned]
+    for scope, key in scopes:
         if scope != "profile" and not key:
             continue
         found[scope, key, "runs"] += 1

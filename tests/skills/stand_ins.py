@@ -21,7 +21,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from nightshift.experience.v1 import experience_service_pb2 as experience_pb
 from nightshift.experience.v1 import experience_service_pb2_grpc as experience_grpc
 from nightshift.experience.v1 import resources_pb2 as experience_types
-from nightshift.experience.v1 import sessions_pb2
+from nightshift.experience.v1 import sessions_pb2, tuning_pb2
 from nightshift.lab.v1 import lab_service_pb2 as lab_pb
 from nightshift.lab.v1 import lab_service_pb2_grpc as lab_grpc
 from nightshift.lab.v1 import resources_pb2 as lab_types
@@ -192,6 +192,7 @@ class ExperienceStandIn(_Acting, experience_grpc.ExperienceServiceServicer):
         self.state = experience_pb.ExperienceState(run_count=1000, production_run_count=800)
         self.state.aggregate_time.GetCurrentTime()
         self.embed_s = 0.0
+        self.tuning: dict[str, tuning_pb2.Tuning] = {}
         self.opportunities = [
             experience_types.Opportunity(
                 name=THEME,
@@ -230,6 +231,17 @@ class ExperienceStandIn(_Acting, experience_grpc.ExperienceServiceServicer):
         )
         self.state.pending_embedding_count = left
         self.state.embedded_count += done
+        return answer
+
+    async def GetTuning(self, request: Any, context: Any) -> Any:
+        return self.tuning.get(request.name) or tuning_pb2.Tuning(name=request.name, etag="0")
+
+    async def UpdateTuning(self, request: Any, context: Any) -> Any:
+        before = self.tuning.get(request.name)
+        version = int(before.etag) + 1 if before is not None else 1
+        after = tuning_pb2.Tuning(name=request.name, enabled=request.enabled, etag=str(version))
+        answer = await self.effect("tuning.updated", request.name, after)
+        self.tuning[request.name] = after
         return answer
 
     async def SummarizeSessions(self, request: Any, context: Any) -> Any:

@@ -25,6 +25,7 @@ from nightshift_client.cli import (
     skills,
     tokens,
     train,
+    tuning,
 )
 from nightshift_client.cli.session import EXIT_USAGE
 
@@ -53,6 +54,7 @@ def build() -> typer.Typer:
         runs,
         sessions,
         profiles,
+        tuning,
         skills,
         approvals,
         autonomy,

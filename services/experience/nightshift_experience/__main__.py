@@ -16,6 +16,7 @@ from nightshift_experience.intake import Intake
 from nightshift_experience.languages import LanguageDetector
 from nightshift_experience.opportunities import OpportunityService
 from nightshift_experience.profiles.service import ProfileService
+from nightshift_experience.profiles.tuning_service import TuningService
 from nightshift_experience.rpc.servicer import ExperienceServicer
 from nightshift_experience.search import SearchService
 from nightshift_experience.sessions.service import SessionService
@@ -41,6 +42,7 @@ class Core:
     aggregator: Aggregator
     sessions: SessionService
     profiles: ProfileService
+    tuning: TuningService
 
 
 def make_core(db: Database, clock: Clock, settings: ExperienceSettings, plane: PlaneSettings) -> Core:
@@ -53,6 +55,7 @@ def make_core(db: Database, clock: Clock, settings: ExperienceSettings, plane: P
         platform_root=str(plane.platform_root or ""),
         writing=rules,
     )
+    profiles = ProfileService(db)
     return Core(
         detector=detector,
         intake=Intake(db, clock, rules, detector),
@@ -60,7 +63,8 @@ def make_core(db: Database, clock: Clock, settings: ExperienceSettings, plane: P
         experience=Experience(db),
         aggregator=Aggregator(db, clock),
         sessions=SessionService(db, clock, gap_s=settings.session_gap_s, zone=ZoneInfo(plane.time_zone)),
-        profiles=ProfileService(db),
+        profiles=profiles,
+        tuning=TuningService(db, clock, profiles),
     )
 
 
@@ -94,6 +98,7 @@ async def wire(wiring: Wiring) -> None:
         opportunities=opportunities,
         sessions=core.sessions,
         profiles=core.profiles,
+        tuning=core.tuning,
         clock=wiring.clock,
     )
     wiring.add(add_ExperienceServiceServicer_to_server, servicer, SERVICE)

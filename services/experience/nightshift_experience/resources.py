@@ -54,6 +54,19 @@ def profile_name(project: str) -> str:
     return f"projects/{project}/profile"
 
 
+def parse_tuning(name: str, field: str = "name") -> str:
+    """The project's id out of "projects/{project}/tuning"; "" for "tuning". Raises IdInvalid."""
+    if name == "tuning":
+        return ""
+    (project,) = _parts(name, field, "projects/{project}/tuning")
+    return _checked(project, field)
+
+
+def tuning_name(project: str) -> str:
+    """Name of what is tuned: "projects/{project}/tuning", or "tuning" for the global switch."""
+    return f"projects/{project}/tuning" if project else "tuning"
+
+
 @dataclass(frozen=True, slots=True)
 class RunName:
     """Name of a run: "projects/{project}/runs/{run}"."""

@@ -45,6 +45,8 @@ class Orchestration:
     # Rounds that were used, and the verdict on the result.
     rounds: int | None = None
     qa_status: int = 0
+    # What auto-tune changed: (field, value before, value taken, why).
+    tuned: list[list[str]] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 
 from nightshift.experience.v1 import experience_service_pb2 as experience_pb
 from nightshift.experience.v1 import resources_pb2 as experience_types
+from nightshift.experience.v1 import tuning_pb2
 from nightshift.lab.v1 import lab_service_pb2 as lab_pb
 from nightshift.lab.v1 import resources_pb2 as lab_types
 from nightshift.monitor.v1 import monitor_service_pb2 as monitor_pb
@@ -52,6 +53,10 @@ class ExperiencePort(Protocol):
 
     async def list_opportunities(self, project: str) -> Sequence[experience_types.Opportunity]:
         """Found opportunities, best first."""
+        ...
+
+    async def get_tuning(self, name: str) -> tuning_pb2.Tuning:
+        """What a project lets be tuned, or the global switch."""
         ...
 
 

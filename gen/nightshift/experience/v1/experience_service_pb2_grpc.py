@@ -7,6 +7,7 @@ from nightshift.experience.v1 import experience_service_pb2 as nightshift_dot_ex
 from nightshift.experience.v1 import profiles_pb2 as nightshift_dot_experience_dot_v1_dot_profiles__pb2
 from nightshift.experience.v1 import resources_pb2 as nightshift_dot_experience_dot_v1_dot_resources__pb2
 from nightshift.experience.v1 import sessions_pb2 as nightshift_dot_experience_dot_v1_dot_sessions__pb2
+from nightshift.experience.v1 import tuning_pb2 as nightshift_dot_experience_dot_v1_dot_tuning__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -147,6 +148,26 @@ class ExperienceServiceStub:
                 '/nightshift.experience.v1.ExperienceService/PredictRunCost',
                 request_serializer=nightshift_dot_experience_dot_v1_dot_profiles__pb2.PredictRunCostRequest.SerializeToString,
                 response_deserializer=nightshift_dot_experience_dot_v1_dot_profiles__pb2.RunCostPrediction.FromString,
+                _registered_method=True)
+        self.GetTunedSettings = channel.unary_unary(
+                '/nightshift.experience.v1.ExperienceService/GetTunedSettings',
+                request_serializer=nightshift_dot_experience_dot_v1_dot_tuning__pb2.GetTunedSettingsRequest.SerializeToString,
+                response_deserializer=nightshift_dot_experience_dot_v1_dot_tuning__pb2.TunedSettings.FromString,
+                _registered_method=True)
+        self.GetTuning = channel.unary_unary(
+                '/nightshift.experience.v1.ExperienceService/GetTuning',
+                request_serializer=nightshift_dot_experience_dot_v1_dot_tuning__pb2.GetTuningRequest.SerializeToString,
+                response_deserializer=nightshift_dot_experience_dot_v1_dot_tuning__pb2.Tuning.FromString,
+                _registered_method=True)
+        self.ListTuningOutcomes = channel.unary_unary(
+                '/nightshift.experience.v1.ExperienceService/ListTuningOutcomes',
+                request_serializer=nightshift_dot_experience_dot_v1_dot_tuning__pb2.ListTuningOutcomesRequest.SerializeToString,
+                response_deserializer=nightshift_dot_experience_dot_v1_dot_tuning__pb2.ListTuningOutcomesResponse.FromString,
+                _registered_method=True)
+        self.UpdateTuning = channel.unary_unary(
+                '/nightshift.experience.v1.ExperienceService/UpdateTuning',
+                request_serializer=nightshift_dot_experience_dot_v1_dot_tuning__pb2.UpdateTuningRequest.SerializeToString,
+                response_deserializer=nightshift_dot_experience_dot_v1_dot_tuning__pb2.Tuning.FromString,
                 _registered_method=True)
         self.GetExperienceState = channel.unary_unary(
                 '/nightshift.experience.v1.ExperienceService/GetExperienceState',
@@ -346,6 +367,36 @@ class ExperienceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTunedSettings(self, request, context):
+        """Settings that a run should take: recommendations taken over where the project lets them be. Changes nothing, and
+        never fails a run: on any error, a malformed request among them, the originals come back with the reason.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTuning(self, request, context):
+        """What a project lets be tuned, or the global switch.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTuningOutcomes(self, request, context):
+        """What became of the recommendations that runs took over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateTuning(self, request, context):
+        """Changes what may be tuned. Effect: GetTunedSettings follows from the next call on. Errors: ABORTED ETAG_MISMATCH
+        (somebody changed it since), INVALID_ARGUMENT FIELD_INVALID, ENUM_UNKNOWN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetExperienceState(self, request, context):
         """Counts, what waits for aggregation and for embedding, and the watermarks that skills plans by.
         """
@@ -496,6 +547,26 @@ def add_ExperienceServiceServicer_to_server(servicer, server):
                     servicer.PredictRunCost,
                     request_deserializer=nightshift_dot_experience_dot_v1_dot_profiles__pb2.PredictRunCostRequest.FromString,
                     response_serializer=nightshift_dot_experience_dot_v1_dot_profiles__pb2.RunCostPrediction.SerializeToString,
+            ),
+            'GetTunedSettings': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTunedSettings,
+                    request_deserializer=nightshift_dot_experience_dot_v1_dot_tuning__pb2.GetTunedSettingsRequest.FromString,
+                    response_serializer=nightshift_dot_experience_dot_v1_dot_tuning__pb2.TunedSettings.SerializeToString,
+            ),
+            'GetTuning': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTuning,
+                    request_deserializer=nightshift_dot_experience_dot_v1_dot_tuning__pb2.GetTuningRequest.FromString,
+                    response_serializer=nightshift_dot_experience_dot_v1_dot_tuning__pb2.Tuning.SerializeToString,
+            ),
+            'ListTuningOutcomes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTuningOutcomes,
+                    request_deserializer=nightshift_dot_experience_dot_v1_dot_tuning__pb2.ListTuningOutcomesRequest.FromString,
+                    response_serializer=nightshift_dot_experience_dot_v1_dot_tuning__pb2.ListTuningOutcomesResponse.SerializeToString,
+            ),
+            'UpdateTuning': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateTuning,
+                    request_deserializer=nightshift_dot_experience_dot_v1_dot_tuning__pb2.UpdateTuningRequest.FromString,
+                    response_serializer=nightshift_dot_experience_dot_v1_dot_tuning__pb2.Tuning.SerializeToString,
             ),
             'GetExperienceState': grpc.unary_unary_rpc_method_handler(
                     servicer.GetExperienceState,
@@ -1118,6 +1189,114 @@ class ExperienceService:
             '/nightshift.experience.v1.ExperienceService/PredictRunCost',
             nightshift_dot_experience_dot_v1_dot_profiles__pb2.PredictRunCostRequest.SerializeToString,
             nightshift_dot_experience_dot_v1_dot_profiles__pb2.RunCostPrediction.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTunedSettings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.experience.v1.ExperienceService/GetTunedSettings',
+            nightshift_dot_experience_dot_v1_dot_tuning__pb2.GetTunedSettingsRequest.SerializeToString,
+            nightshift_dot_experience_dot_v1_dot_tuning__pb2.TunedSettings.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTuning(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.experience.v1.ExperienceService/GetTuning',
+            nightshift_dot_experience_dot_v1_dot_tuning__pb2.GetTuningRequest.SerializeToString,
+            nightshift_dot_experience_dot_v1_dot_tuning__pb2.Tuning.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTuningOutcomes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.experience.v1.ExperienceService/ListTuningOutcomes',
+            nightshift_dot_experience_dot_v1_dot_tuning__pb2.ListTuningOutcomesRequest.SerializeToString,
+            nightshift_dot_experience_dot_v1_dot_tuning__pb2.ListTuningOutcomesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateTuning(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.experience.v1.ExperienceService/UpdateTuning',
+            nightshift_dot_experience_dot_v1_dot_tuning__pb2.UpdateTuningRequest.SerializeToString,
+            nightshift_dot_experience_dot_v1_dot_tuning__pb2.Tuning.FromString,
             options,
             channel_credentials,
             insecure,

@@ -9,6 +9,7 @@ from nightshift.experience.v1 import experience_service_pb2 as _experience_servi
 from nightshift.experience.v1 import profiles_pb2 as _profiles_pb2
 from nightshift.experience.v1 import resources_pb2 as _resources_pb2
 from nightshift.experience.v1 import sessions_pb2 as _sessions_pb2
+from nightshift.experience.v1 import tuning_pb2 as _tuning_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -101,6 +102,18 @@ class ExperienceServiceStub:
     """What a run with these settings will cost, with an interval.
     Errors: FAILED_PRECONDITION COST_UNKNOWN where no run tells a cost.
     """
+    GetTunedSettings: _grpc.UnaryUnaryMultiCallable[_tuning_pb2.GetTunedSettingsRequest, _tuning_pb2.TunedSettings]
+    """Settings that a run should take: recommendations taken over where the project lets them be. Changes nothing, and
+    never fails a run: on any error, a malformed request among them, the originals come back with the reason.
+    """
+    GetTuning: _grpc.UnaryUnaryMultiCallable[_tuning_pb2.GetTuningRequest, _tuning_pb2.Tuning]
+    """What a project lets be tuned, or the global switch."""
+    ListTuningOutcomes: _grpc.UnaryUnaryMultiCallable[_tuning_pb2.ListTuningOutcomesRequest, _tuning_pb2.ListTuningOutcomesResponse]
+    """What became of the recommendations that runs took over."""
+    UpdateTuning: _grpc.UnaryUnaryMultiCallable[_tuning_pb2.UpdateTuningRequest, _tuning_pb2.Tuning]
+    """Changes what may be tuned. Effect: GetTunedSettings follows from the next call on. Errors: ABORTED ETAG_MISMATCH
+    (somebody changed it since), INVALID_ARGUMENT FIELD_INVALID, ENUM_UNKNOWN.
+    """
     GetExperienceState: _grpc.UnaryUnaryMultiCallable[_experience_service_pb2.GetExperienceStateRequest, _experience_service_pb2.ExperienceState]
     """Counts, what waits for aggregation and for embedding, and the watermarks that skills plans by."""
     Aggregate: _grpc.UnaryUnaryMultiCallable[_experience_service_pb2.AggregateRequest, _experience_service_pb2.AggregateResponse]
@@ -187,6 +200,18 @@ class ExperienceServiceAsyncStub(ExperienceServiceStub):
     PredictRunCost: _aio.UnaryUnaryMultiCallable[_profiles_pb2.PredictRunCostRequest, _profiles_pb2.RunCostPrediction]  # type: ignore[assignment]
     """What a run with these settings will cost, with an interval.
     Errors: FAILED_PRECONDITION COST_UNKNOWN where no run tells a cost.
+    """
+    GetTunedSettings: _aio.UnaryUnaryMultiCallable[_tuning_pb2.GetTunedSettingsRequest, _tuning_pb2.TunedSettings]  # type: ignore[assignment]
+    """Settings that a run should take: recommendations taken over where the project lets them be. Changes nothing, and
+    never fails a run: on any error, a malformed request among them, the originals come back with the reason.
+    """
+    GetTuning: _aio.UnaryUnaryMultiCallable[_tuning_pb2.GetTuningRequest, _tuning_pb2.Tuning]  # type: ignore[assignment]
+    """What a project lets be tuned, or the global switch."""
+    ListTuningOutcomes: _aio.UnaryUnaryMultiCallable[_tuning_pb2.ListTuningOutcomesRequest, _tuning_pb2.ListTuningOutcomesResponse]  # type: ignore[assignment]
+    """What became of the recommendations that runs took over."""
+    UpdateTuning: _aio.UnaryUnaryMultiCallable[_tuning_pb2.UpdateTuningRequest, _tuning_pb2.Tuning]  # type: ignore[assignment]
+    """Changes what may be tuned. Effect: GetTunedSettings follows from the next call on. Errors: ABORTED ETAG_MISMATCH
+    (somebody changed it since), INVALID_ARGUMENT FIELD_INVALID, ENUM_UNKNOWN.
     """
     GetExperienceState: _aio.UnaryUnaryMultiCallable[_experience_service_pb2.GetExperienceStateRequest, _experience_service_pb2.ExperienceState]  # type: ignore[assignment]
     """Counts, what waits for aggregation and for embedding, and the watermarks that skills plans by."""
@@ -403,6 +428,42 @@ class ExperienceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_profiles_pb2.RunCostPrediction, _abc.Awaitable[_profiles_pb2.RunCostPrediction]]:
         """What a run with these settings will cost, with an interval.
         Errors: FAILED_PRECONDITION COST_UNKNOWN where no run tells a cost.
+        """
+
+    @_abc_1.abstractmethod
+    def GetTunedSettings(
+        self,
+        request: _tuning_pb2.GetTunedSettingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_pb2.TunedSettings, _abc.Awaitable[_tuning_pb2.TunedSettings]]:
+        """Settings that a run should take: recommendations taken over where the project lets them be. Changes nothing, and
+        never fails a run: on any error, a malformed request among them, the originals come back with the reason.
+        """
+
+    @_abc_1.abstractmethod
+    def GetTuning(
+        self,
+        request: _tuning_pb2.GetTuningRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_pb2.Tuning, _abc.Awaitable[_tuning_pb2.Tuning]]:
+        """What a project lets be tuned, or the global switch."""
+
+    @_abc_1.abstractmethod
+    def ListTuningOutcomes(
+        self,
+        request: _tuning_pb2.ListTuningOutcomesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_pb2.ListTuningOutcomesResponse, _abc.Awaitable[_tuning_pb2.ListTuningOutcomesResponse]]:
+        """What became of the recommendations that runs took over."""
+
+    @_abc_1.abstractmethod
+    def UpdateTuning(
+        self,
+        request: _tuning_pb2.UpdateTuningRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuning_pb2.Tuning, _abc.Awaitable[_tuning_pb2.Tuning]]:
+        """Changes what may be tuned. Effect: GetTunedSettings follows from the next call on. Errors: ABORTED ETAG_MISMATCH
+        (somebody changed it since), INVALID_ARGUMENT FIELD_INVALID, ENUM_UNKNOWN.
         """
 
     @_abc_1.abstractmethod

@@ -224,6 +224,40 @@ class RunSettings(_message.Message):
 Global___RunSettings: _TypeAlias = RunSettings  # noqa: Y015
 
 @_typing.final
+class TunedField(_message.Message):
+    """A setting that auto-tune changed for a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    ORIGINAL_VALUE_FIELD_NUMBER: _builtins.int
+    TUNED_VALUE_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """"mode", "strategy", "max_rounds" or "max_cost_usd"."""
+    original_value: _builtins.str
+    """Value before."""
+    tuned_value: _builtins.str
+    """Value that the run took."""
+    explanation: _builtins.str
+    """Why; at most 1,000 characters are kept."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        original_value: _builtins.str = ...,
+        tuned_value: _builtins.str = ...,
+        explanation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "field", b"field", "original_value", b"original_value", "tuned_value", b"tuned_value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TunedField: _TypeAlias = TunedField  # noqa: Y015
+
+@_typing.final
 class Run(_message.Message):
     """One generation of the platform."""
 
@@ -277,6 +311,7 @@ class Run(_message.Message):
     SETTINGS_FIELD_NUMBER: _builtins.int
     QA_STATUS_FIELD_NUMBER: _builtins.int
     ROUNDS_FIELD_NUMBER: _builtins.int
+    TUNED_FIELDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name. Format: "projects/{project}/runs/{run}"."""
     source: _builtins.str
@@ -349,6 +384,10 @@ class Run(_message.Message):
     def settings(self) -> Global___RunSettings:
         """Settings that it ran under."""
 
+    @_builtins.property
+    def tuned_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___TunedField]:
+        """Settings that auto-tune changed, as GetTunedSettings told; at most 4."""
+
     def __init__(
         self,
         *,
@@ -380,10 +419,11 @@ class Run(_message.Message):
         settings: Global___RunSettings | None = ...,
         qa_status: Global___QaStatus.ValueType = ...,
         rounds: _builtins.int | None = ...,
+        tuned_fields: _abc.Iterable[Global___TunedField] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd", "_rounds", b"_rounds", "_seed", b"_seed", "cost_usd", b"cost_usd", "create_time", b"create_time", "duration", b"duration", "end_time", b"end_time", "rounds", b"rounds", "seed", b"seed", "settings", b"settings", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd", "_rounds", b"_rounds", "_seed", b"_seed", "cost_usd", b"cost_usd", "create_time", b"create_time", "device", b"device", "duration", b"duration", "end_time", b"end_time", "favorite", b"favorite", "flags", b"flags", "interception_config", b"interception_config", "language", b"language", "media_types", b"media_types", "models", b"models", "name", b"name", "outcome", b"outcome", "output_config", b"output_config", "production", b"production", "prompt", b"prompt", "qa_status", b"qa_status", "regeneration_of", b"regeneration_of", "revision", b"revision", "rounds", b"rounds", "safety_level", b"safety_level", "seed", b"seed", "session_key", b"session_key", "settings", b"settings", "source", b"source", "source_path", b"source_path", "start_time", b"start_time", "transformed_prompt", b"transformed_prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd", "_rounds", b"_rounds", "_seed", b"_seed", "cost_usd", b"cost_usd", "create_time", b"create_time", "device", b"device", "duration", b"duration", "end_time", b"end_time", "favorite", b"favorite", "flags", b"flags", "interception_config", b"interception_config", "language", b"language", "media_types", b"media_types", "models", b"models", "name", b"name", "outcome", b"outcome", "output_config", b"output_config", "production", b"production", "prompt", b"prompt", "qa_status", b"qa_status", "regeneration_of", b"regeneration_of", "revision", b"revision", "rounds", b"rounds", "safety_level", b"safety_level", "seed", b"seed", "session_key", b"session_key", "settings", b"settings", "source", b"source", "source_path", b"source_path", "start_time", b"start_time", "transformed_prompt", b"transformed_prompt", "tuned_fields", b"tuned_fields"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost_usd: _TypeAlias = _typing.Literal["cost_usd"]  # noqa: Y015
     _WhichOneofArgType__cost_usd: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd"]  # noqa: Y015

@@ -1,6 +1,7 @@
 """What one run adds to its project's profile, as counters that can be taken back.
 
-Scopes: "profile" (key ""), "profile_mode" and "profile_strategy" (key: the mode, the strategy). Metrics:
+Scopes: "profile" (key ""), "profile_mode" and "profile_strategy" (key: the mode, the strategy),
+"profile_tuned" (key: JSON of the field that auto-tune changed, its value before, and the one taken). Metrics:
 
     runs                      runs
     qa:{status}               runs with this verdict of `QaStatus`, UNKNOWN left out
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -33,7 +34,7 @@ MOST_COST_USD = 10_000.0
 MOST_ROUNDS = 10_000
 MOST_DURATION_US = 30 * 86_400 * 1_000_000
 
-SCOPES = ("profile", "profile_mode", "profile_strategy")
+SCOPES = ("profile", "profile_mode", "profile_strategy", "profile_tuned")
 # Columns of `runs` that `stored_measures` takes, in this order.
 MEASURE_COLUMNS = (
     "mode",
@@ -45,6 +46,7 @@ MEASURE_COLUMNS = (
     "duration_us",
     "models",
     "profiled",
+    "tuned",
 )
 
 
@@ -72,6 +74,8 @@ class Measures:
     duration_us: int | None
     models: tuple[str, ...]
     state: int
+    # Keys of what auto-tune changed.
+    tuned: tuple[str, ...] = ()
 
 
 UNMEASURED = Measures("", "", None, None, 0, 0, None, (), MeasureState.UNTOLD)
@@ -108,6 +112,7 @@ def measure(
         duration_us,
         tuple(sorted(set(models.values()))),
         _state(told, cost_usd, duration_us, is_user),
+        _tuned_keys(told.tuned),
     )
 
 
@@ -121,13 +126,15 @@ def stored_measures(
     duration_us: int | None,
     models: str,
     state: int,
+    tuned: str,
 ) -> Measures | None:
     """As `measure`, out of a row of `runs`."""
     if state == MeasureState.UNTOLD:
         return None
     names = () if models == "{}" else tuple(sorted(set(orjson.loads(models).values())))
+    keys = () if tuned == "[]" else _tuned_keys(orjson.loads(tuned))
     return Measures(
-        mode, strategy, max_rounds, rounds, qa_status, _cost_nanos(cost_usd), duration_us, names, state
+        mode, strategy, max_rounds, rounds, qa_status, _cost_nanos(cost_usd), duration_us, names, state, keys
     )
 
 
@@ -141,6 +148,8 @@ def add_measures(totals: Counter[tuple[str, str, str]], run: Measures, sign: int
         _add_to(totals, "profile_mode", run.mode, run, sign)
     if run.strategy:
         _add_to(totals, "profile_strategy", run.strategy, run, sign)
+    for key in run.tuned:
+        _add_to(totals, "profile_tuned", key, run, sign)
     for model in run.models:
         totals["profile", "", f"model:{model}"] += sign
 
@@ -159,6 +168,10 @@ def _add_to(totals: Counter[tuple[str, str, str]], scope: str, key: str, run: Me
     if run.rounds:
         is_own = run.max_rounds is not None and run.rounds < run.max_rounds
         totals[scope, key, f"rounds:{run.rounds}:{'own' if is_own else 'cut'}"] += sign
+
+
+def _tuned_keys(tuned: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    return tuple(sorted({orjson.dumps(each[:3]).decode() for each in tuned}))
 
 
 def _cost_nanos(cost_usd: float | None) -> int:

@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+import orjson
+
 from nightshift_experience.profiles.counting import MeasureState
 from nightshift_experience.profiles.sketch import NANOS, Costs, costs_of
 from nightshift_experience.runs import QaStatus
@@ -83,6 +85,8 @@ class Profile:
     strategies: tuple[GroupStatistics, ...] = ()
     # Runs by model, most used first.
     models: tuple[tuple[str, int], ...] = ()
+    # By what auto-tune changed: (field, value before, value taken), its runs, and the runs without it.
+    tuned: tuple[tuple[tuple[str, str, str], GroupStatistics, GroupStatistics], ...] = ()
     # Runs that are not counted, by reason.
     left_out: tuple[tuple[MeasureState, int], ...] = ()
 
@@ -125,6 +129,7 @@ def profile_of_counters(counters: Mapping[tuple[str, str, str], int]) -> Profile
         _ordered(group for (scope, _), group in groups.items() if scope == "profile_mode"),
         _ordered(group for (scope, _), group in groups.items() if scope == "profile_strategy"),
         tuple(sorted(models.items(), key=lambda pair: (-pair[1], pair[0]))),
+        _tuned_of_counters(by_group),
         tuple(sorted(left_out.items())),
     )
 
@@ -182,6 +187,31 @@ def _scores(groups: list[GroupStatistics], weights: Weights) -> dict[str, float]
         + (weights.cost * cheapest / group.costs.median if group.costs.buckets else 0.0)
         for group in groups
     }
+
+
+def _tuned_of_counters(
+    by_group: Mapping[tuple[str, str], Mapping[str, int]],
+) -> tuple[tuple[tuple[str, str, str], GroupStatistics, GroupStatistics], ...]:
+    """Runs of each tuned value, and the others: those of the value before, or with a limit not tuned."""
+    changes: list[tuple[tuple[str, str, str], str]] = []
+    for scope, key in by_group:
+        if scope == "profile_tuned" and by_group[scope, key].get("runs"):
+            field_name, before, taken = orjson.loads(key)
+            changes.append(((field_name, before, taken), key))
+    found = []
+    for change, key in sorted(changes):
+        field_name, before, _ = change
+        if field_name in ("mode", "strategy"):
+            others: Mapping[str, int] = by_group.get((f"profile_{field_name}", before), {})
+        else:
+            left = Counter(by_group.get(("profile", ""), {}))
+            for other, other_key in changes:
+                if other[0] == field_name:
+                    left.subtract(by_group["profile_tuned", other_key])
+            others = {metric: count for metric, count in left.items() if count > 0}
+        tuned = _group_of_counters("", by_group["profile_tuned", key])
+        found.append((change, tuned, _group_of_counters("", others)))
+    return tuple(found)
 
 
 def _ordered(groups: Iterable[GroupStatistics]) -> tuple[GroupStatistics, ...]:

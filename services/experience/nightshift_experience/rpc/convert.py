@@ -41,6 +41,8 @@ _SKEW_US = 5_000_000
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 _LONGEST_SECONDS = 315_576_000_000
 _OUTCOMES = frozenset(pb.RunOutcome.values())
+TUNED_FIELDS = ("mode", "strategy", "max_rounds", "max_cost_usd")
+_KEPT_WHY = 1000
 _QA_STATUSES = frozenset(pb.QaStatus.values())
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{1,8})*")
 
@@ -74,7 +76,7 @@ def run_record(run: pb.Run, project: str, now: datetime, field: str = "run") -> 
         duration_us=_duration_us(run, field),
         safety_level=_id(run.safety_level, field, "safety_level"),
     )
-    if run.HasField("settings") or run.qa_status or run.HasField("rounds"):
+    if run.HasField("settings") or run.qa_status or run.HasField("rounds") or run.tuned_fields:
         record.orchestration = _orchestration(run, field)
     if run.media_types or run.models:
         record.media_types, record.models = _lists(run, field)
@@ -241,7 +243,22 @@ def _orchestration(run: pb.Run, field: str) -> Orchestration | None:
     told = run_settings(run.settings, f"{field}.settings")
     told.rounds = run.rounds if run.HasField("rounds") else None
     told.qa_status = int(run.qa_status)
+    told.tuned = _tuned(run, field)
     return None if told == Orchestration() else told
+
+
+def _tuned(run: pb.Run, field: str) -> list[list[str]]:
+    if len(run.tuned_fields) > len(TUNED_FIELDS):
+        raise FieldInvalid.at(f"{field}.tuned_fields", f"has more than {len(TUNED_FIELDS)} entries")
+    found = []
+    for one in run.tuned_fields:
+        if one.field not in TUNED_FIELDS:
+            raise FieldInvalid.at(f"{field}.tuned_fields.field", f"is one of {', '.join(TUNED_FIELDS)}")
+        before = _id(one.original_value, field, "tuned_fields.original_value")
+        taken = _id(one.tuned_value, field, "tuned_fields.tuned_value")
+        why = _text(one.explanation, field, "tuned_fields.explanation")[:_KEPT_WHY]
+        found.append([one.field, before, taken, why])
+    return found
 
 
 def run_settings(settings: pb.RunSettings, field: str) -> Orchestration:

@@ -65,6 +65,9 @@ def run(row: Row) -> pb.Run:
 
 def _add_orchestration(message: pb.Run, row: Row) -> None:
     message.qa_status = row.qa_status
+    if row.tuned != "[]":
+        for field, before, taken, why in orjson.loads(row.tuned):
+            message.tuned_fields.add(field=field, original_value=before, tuned_value=taken, explanation=why)
     if row.rounds is not None:
         message.rounds = row.rounds
     if row.mode or row.strategy or row.max_rounds is not None or row.max_cost_usd is not None:

@@ -23,9 +23,9 @@ def profile(project: str, known: ProjectProfile) -> pb.Profile:
         name=profile_name(project),
         runs=int(told.total.runs),
         sufficient_data=told.is_sufficient,
-        modes=[_group(group, by_mode.get(group.key)) for group in told.modes],
-        strategies=[_group(group, by_strategy.get(group.key)) for group in told.strategies],
-        total=_group(told.total, None),
+        modes=[group(one, by_mode.get(one.key)) for one in told.modes],
+        strategies=[group(one, by_strategy.get(one.key)) for one in told.strategies],
+        total=group(told.total),
         rounds_distribution=[
             pb.RoundsCount(rounds=rounds, runs=int(runs)) for rounds, runs in told.total.distribution.items()
         ],
@@ -96,21 +96,22 @@ def prediction(told: CostPrediction) -> pb.RunCostPrediction:
     )
 
 
-def _group(group: GroupStatistics, score: float | None) -> pb.GroupStatistics:
+def group(told: GroupStatistics, score: float | None = None) -> pb.GroupStatistics:
+    """Statistics of a mode, a strategy, or other runs."""
     message = pb.GroupStatistics(
-        key=group.key,
-        runs=int(group.runs),
-        qa_pass_rate=rate(int(group.passed), int(group.judged)),
-        qa_passed=int(group.passed),
-        qa_warning=int(group.warned),
-        qa_failed=int(group.failed),
-        cost=_costs(group.costs),
-        mean_rounds=group.mean_rounds,
-        max_rounds=group.most_rounds,
+        key=told.key,
+        runs=int(told.runs),
+        qa_pass_rate=rate(int(told.passed), int(told.judged)),
+        qa_passed=int(told.passed),
+        qa_warning=int(told.warned),
+        qa_failed=int(told.failed),
+        cost=_costs(told.costs),
+        mean_rounds=told.mean_rounds,
+        max_rounds=told.most_rounds,
         score=score,
     )
-    if group.durations:
-        micros = round(group.mean_duration_s * 1_000_000)
+    if told.durations:
+        micros = round(told.mean_duration_s * 1_000_000)
         message.mean_duration.CopyFrom(Duration(seconds=micros // 1_000_000, nanos=micros % 1_000_000 * 1000))
     return message
 

@@ -9,11 +9,13 @@ from nightshift_experience.importing.imports import Imports
 from nightshift_experience.intake import Intake
 from nightshift_experience.opportunities import OpportunityService
 from nightshift_experience.profiles.service import ProfileService
+from nightshift_experience.profiles.tuning_service import TuningService
 from nightshift_experience.rpc.profile_handlers import ProfileHandlers
 from nightshift_experience.rpc.read_handlers import ReadHandlers
 from nightshift_experience.rpc.record_handlers import RecordHandlers
 from nightshift_experience.rpc.search_handlers import SearchHandlers
 from nightshift_experience.rpc.session_handlers import SessionHandlers
+from nightshift_experience.rpc.tuning_handlers import TuningHandlers
 from nightshift_experience.search import SearchService
 from nightshift_experience.sessions.service import SessionService
 from nightshift_kit.clock import Clock
@@ -25,6 +27,7 @@ class ExperienceServicer(
     SearchHandlers,
     SessionHandlers,
     ProfileHandlers,
+    TuningHandlers,
     ExperienceServiceServicer,
 ):
     """Handlers over the core's objects."""
@@ -40,6 +43,7 @@ class ExperienceServicer(
         opportunities: OpportunityService,
         sessions: SessionService,
         profiles: ProfileService,
+        tuning: TuningService,
         clock: Clock,
     ) -> None:
         self.intake = intake
@@ -50,4 +54,5 @@ class ExperienceServicer(
         self.opportunities = opportunities
         self.sessions = sessions
         self.profiles = profiles
+        self.tuning = tuning
         self.clock = clock

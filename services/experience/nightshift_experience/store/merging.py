@@ -128,7 +128,7 @@ def _both(first: Orchestration | None, other: Orchestration | None) -> Orchestra
         return first or other
     told = {field.name: getattr(first, field.name) for field in fields(first)}
     return Orchestration(
-        **{name: getattr(other, name) if value in ("", None) else value for name, value in told.items()}
+        **{name: getattr(other, name) if value in ("", None, []) else value for name, value in told.items()}
         | {"qa_status": first.qa_status or other.qa_status}
     )
 

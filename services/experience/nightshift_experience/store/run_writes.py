@@ -456,7 +456,13 @@ def _row(project: str, item: MergedRun, seq: int, create_us: int) -> tuple[Any, 
         measures.rounds,
         measures.qa_status,
         measures.state,
+        _json_tuned(record),
     )
+
+
+def _json_tuned(record: RunRecord) -> str:
+    told = record.orchestration
+    return orjson.dumps(told.tuned).decode() if told is not None and told.tuned else "[]"
 
 
 def _json(value: list[str] | dict[str, str]) -> str:

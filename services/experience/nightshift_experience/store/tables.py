@@ -88,6 +88,8 @@ runs = Table(
     Column("qa_status", SmallInteger, nullable=False, server_default="0"),
     # Whether the profile counts it, or why not: `profiles.counting.MeasureState`.
     Column("profiled", SmallInteger, nullable=False, server_default="0"),
+    # What auto-tune changed: JSON list of [field, value before, value taken, why].
+    Column("tuned", Text, nullable=False, server_default="[]"),
     PrimaryKeyConstraint("project", "run_id"),
 )
 Index("runs_by_start", runs.c.project, runs.c.start_us, runs.c.run_id)
@@ -129,6 +131,19 @@ session_moves = Table(
     # The key that it had before: its session there has lost the run.
     Column("session_key", Text, nullable=False),
     PrimaryKeyConstraint("project", "change_seq"),
+)
+
+tuning = Table(
+    "tuning",
+    metadata,
+    # "" for the global switch.
+    Column("project", Text, primary_key=True),
+    Column("enabled", Boolean, nullable=False),
+    Column("apply_safely", Boolean, nullable=False),
+    Column("min_runs", BigInteger, nullable=False),
+    Column("confidence", SmallInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("update_us", BigInteger, nullable=False),
 )
 
 run_records = Table(

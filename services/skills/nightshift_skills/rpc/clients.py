@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from nightshift.experience.v1 import experience_service_pb2 as experience_pb
 from nightshift.experience.v1 import resources_pb2 as experience_types
+from nightshift.experience.v1 import tuning_pb2
 from nightshift.experience.v1.experience_service_pb2_grpc import ExperienceServiceStub
 from nightshift.lab.v1 import lab_service_pb2 as lab_pb
 from nightshift.lab.v1 import resources_pb2 as lab_types
@@ -112,6 +113,11 @@ class ExperienceClient:
         request = experience_pb.ListOpportunitiesRequest(parent=project, page_size=_PAGE)
         response = await asked("experience", self._stub.ListOpportunities(request, timeout=READ_TIMEOUT_S))
         return list(response.opportunities)
+
+    async def get_tuning(self, name: str) -> tuning_pb2.Tuning:
+        """See ExperiencePort."""
+        request = tuning_pb2.GetTuningRequest(name=name)
+        return await asked("experience", self._stub.GetTuning(request, timeout=READ_TIMEOUT_S))
 
 
 class LabClient:
