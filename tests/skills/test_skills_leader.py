@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import random
 import signal
@@ -17,6 +18,8 @@ import pytest
 
 from nightshift.skills.v1 import resources_pb2 as types
 from nightshift.skills.v1 import skills_service_pb2 as pb
+from nightshift_client.cli.plane import _health
+from nightshift_client.cli.session import Session
 from nightshift_kit.audit import Outbox
 from nightshift_kit.clock import SystemClock
 from nightshift_kit.rpc.channels import decode_error
@@ -67,6 +70,30 @@ async def refused(replica: Replica, method: str, request: object) -> None:
     assert error.metadata["leader_address"] in error.message
 
 
+def ask_by_command(standby: Replica) -> None:
+    """The command asks the leader where endpoints.json leads it to a standby, by calls and by streams."""
+    entry = {
+        "address": f"127.0.0.1:{standby.plane.plane_settings.port('skills')}",
+        "control_address": f"127.0.0.1:{standby.plane.plane_settings.control_port('skills')}",
+    }
+    place = standby.plane.home / "endpoints.json"
+    place.write_text(json.dumps({"services": {"skills": entry}}))
+    for ask in (
+        lambda session: session.call("skills", "GetLock", pb.GetLockRequest()),
+        lambda session: next(session.stream("skills", "WatchApprovals", pb.WatchApprovalsRequest())),
+    ):
+        session = Session(json_output=True, timeout_s=20, home=standby.plane.home)
+        try:
+            assert session.address("skills") == entry["address"]
+            assert _health(session, "skills") == "STANDBY"
+            assert ask(session) is not None
+            assert session.address("skills") != entry["address"]
+            assert _health(session, "skills") == "SERVING"
+        finally:
+            session.close()
+    place.unlink()
+
+
 @pytest.mark.postgres
 async def test_a_standby_takes_over_from_a_leader_that_hangs_and_from_one_that_is_killed(
     tmp_path: Path, postgres_url: str
@@ -85,6 +112,8 @@ async def test_a_standby_takes_over_from_a_leader_that_hangs_and_from_one_that_i
             await second.plane.report()
         where = decode_error(caught.value).metadata["leader_control_address"]
         assert where == f"127.0.0.1:{first.plane.plane_settings.control_port('skills')}"
+
+        await asyncio.to_thread(ask_by_command, second)
 
         # One approval is pending, and one approved effect is under way when the leader hangs.
         pending = await replicas.propose(first)

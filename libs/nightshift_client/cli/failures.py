@@ -48,7 +48,7 @@ ADVICE = {
     "SELF_APPROVAL": "Somebody else must approve this.",
     "SKILL_MODIFIED": "The skill's code changed since the start: restart the plane.",
     "SKILL_UNKNOWN": "See them with: nightshift skills list",
-    "STANDBY": "Another replica leads; the message says where. Who is ready: nightshift status",
+    "STANDBY": "No replica leads at this moment; try again in a few seconds.",
     "STORAGE_READ_ONLY": "The store takes no writes; see the service's log and restart it.",
     "TOKENS_NOT_PUBLISHED": "It is tried again each second; free space and look at: nightshift status",
     "TOKEN_EXPIRED": "An admin issues another: nightshift tokens create PERSON",

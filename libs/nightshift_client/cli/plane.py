@@ -29,6 +29,8 @@ from nightshift_client.cli.words import ago, label, one_line, table, visible, wh
 SERVICES = ("monitor", "experience", "skills", "lab", "trainer")
 # As long as the other looks of `status`: on a busy machine a first handshake alone takes its time.
 HEALTH_TIMEOUT_S = 5.0
+# A replica that stands by is well; its leader is asked instead of it.
+WELL = frozenset({"SERVING", "STANDBY"})
 _LISTS = ("approvals", "preemptions", "training_jobs")
 
 
@@ -132,7 +134,7 @@ def status(session: Session) -> None:
         )
     else:
         _show_status(session, seen)
-    if any(entry["health"] != "SERVING" for entry in seen["services"].values()):
+    if any(entry["health"] not in WELL for entry in seen["services"].values()):
         raise typer.Exit(EXIT_UNREACHABLE)
 
 
@@ -259,7 +261,7 @@ def _look(session: Session) -> dict[str, Any]:
                 for name, future in health.items()
             },
         }
-        up_now = {name for name, entry in seen["services"].items() if entry["health"] == "SERVING"}
+        up_now = {name for name, entry in seen["services"].items() if entry["health"] in WELL}
         answers = {
             key: threads.submit(session.call, service, method, request, timeout_s=5)
             for key, (service, method, request) in asked.items()
@@ -283,16 +285,25 @@ def _look(session: Session) -> dict[str, Any]:
 
 
 def _health(session: Session, service: str) -> str:
-    """SERVING, NOT_SERVING or UNREACHABLE."""
+    """SERVING, STANDBY, NOT_SERVING or UNREACHABLE."""
     import grpc
+
+    timeout_s = min(session.timeout_s or HEALTH_TIMEOUT_S, HEALTH_TIMEOUT_S)
 
     # grpc.health.v1, by hand: its answer is one enum, and the package is not among what a client needs.
     check: Any = session.channel(service).unary_unary("/grpc.health.v1.Health/Check")
     try:
-        answer: bytes = check(b"", timeout=min(session.timeout_s or HEALTH_TIMEOUT_S, HEALTH_TIMEOUT_S))
+        answer: bytes = check(b"", timeout=timeout_s)
     except grpc.RpcError:
         return "UNREACHABLE"
-    return "SERVING" if answer[:2] == b"\x08\x01" else "NOT_SERVING"
+    if answer[:2] == b"\x08\x01":
+        return "SERVING"
+    try:
+        # HealthCheckRequest{service: "standby"}: known to a replica that stands by, and to it alone.
+        check(b"\x0a\x07standby", timeout=timeout_s)
+    except grpc.RpcError:
+        return "NOT_SERVING"
+    return "STANDBY"
 
 
 def _show_status(session: Session, seen: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import inspect
 import json
 import os
 import sys
+import threading
 import typing
 import uuid
 from collections.abc import Callable, Iterator
@@ -36,6 +37,8 @@ EXIT_UNREACHABLE = 4
 EXIT_INTERRUPTED = 130
 
 DEFAULT_TIMEOUT_S = 30.0
+# They may change their parts while they are asked.
+REPLICAS_ASKED = 3
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the answer as protobuf JSON, streams line by line.")
@@ -87,7 +90,10 @@ class Session:
         self.console = Console(highlight=False, soft_wrap=False, markup=False, emoji=False)
         self.errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._endpoints: Endpoints | None = None
-        self._channels: dict[str, grpc.Channel] = {}
+        # By service and address; where a replica told of another one, that one's address by service.
+        self._channels: dict[tuple[str, str], grpc.Channel] = {}
+        self._leaders: dict[str, str] = {}
+        self._lock = threading.Lock()
 
     @property
     def endpoints(self) -> Endpoints:
@@ -108,26 +114,38 @@ class Session:
                 ) from error
         return self._endpoints
 
+    def address(self, service: str) -> str:
+        """Where a service is asked: as endpoints.json says, or as a replica that stands by told.
+
+        Raises:
+            CommandFailed: where the service is unknown.
+        """
+        endpoint = self.endpoints.services.get(service)
+        if endpoint is None:
+            raise CommandFailed(EXIT_UNREACHABLE, f"this plane has no service {service}", reason="PLANE_DOWN")
+        return self._leaders.get(service, endpoint.address)
+
     def channel(self, service: str) -> grpc.Channel:
         """A channel to a service, as the person who runs this command.
 
         Raises:
             CommandFailed: where the service or the credential is unknown.
         """
-        if service not in self._channels:
-            from nightshift_client.line import open_channel, open_token_channel
+        from nightshift_client.line import open_channel, open_token_channel
 
-            endpoint = self.endpoints.services.get(service)
-            if endpoint is None:
-                raise CommandFailed(
-                    EXIT_UNREACHABLE, f"this plane has no service {service}", reason="PLANE_DOWN"
-                )
+        place = (service, self.address(service))
+        with self._lock:
+            if place in self._channels:
+                return self._channels[place]
             if token_file := os.environ.get("NIGHTSHIFT_CLIENT_TOKEN_FILE", ""):
                 token = read_token(Path(token_file).expanduser())
-                self._channels[service] = open_token_channel(
-                    endpoint.token_address or endpoint.address, service, token, self.home.ca_file.read_bytes()
+                self._channels[place] = open_token_channel(
+                    self.endpoints.services[service].token_address or place[1],
+                    service,
+                    token,
+                    self.home.ca_file.read_bytes(),
                 )
-                return self._channels[service]
+                return self._channels[place]
             name = os.environ.get("NIGHTSHIFT_CLIENT_PERSON", "") or str(os.getuid())
             try:
                 credential = self.home.credential("person", name).read()
@@ -138,8 +156,22 @@ class Session:
                     reason="IDENTITY_MISSING",
                     advice=f"The plane's owner makes one: nightshift credentials create person {name}",
                 ) from error
-            self._channels[service] = open_channel(endpoint.address, service, *credential)
-        return self._channels[service]
+            self._channels[place] = open_channel(place[1], service, *credential)
+            return self._channels[place]
+
+    def follow(self, service: str, asked: str, refused: CommandFailed) -> bool:
+        """Whether another replica is to be asked: the one at `asked` stands by and named the leader.
+
+        Nothing was done there, and the other one has to prove that it is the service, so asking it is safe. Whoever
+        shows a token is told alone: the port for tokens is another one.
+        """
+        if os.environ.get("NIGHTSHIFT_CLIENT_TOKEN_FILE", ""):
+            return False
+        leader = refused.metadata.get("leader_address", "") if refused.reason == "STANDBY" else ""
+        if not leader or leader == asked:
+            return False
+        self._leaders[service] = leader
+        return True
 
     def call(
         self,
@@ -159,11 +191,16 @@ class Session:
 
         from nightshift_client.cli.failures import failure
 
-        unary = getattr(_stub(stub or service, self.channel(service)), method)
-        try:
-            return unary(request, timeout=self.timeout_s or timeout_s or DEFAULT_TIMEOUT_S)
-        except grpc.RpcError as error:
-            raise failure(error, service) from error
+        for tries_left in reversed(range(REPLICAS_ASKED)):
+            asked = self.address(service)
+            unary = getattr(_stub(stub or service, self.channel(service)), method)
+            try:
+                return unary(request, timeout=self.timeout_s or timeout_s or DEFAULT_TIMEOUT_S)
+            except grpc.RpcError as error:
+                failed = failure(error, service)
+                if not tries_left or not self.follow(service, asked, failed):
+                    raise failed from error
+        raise AssertionError("the last try returns or raises")
 
     def stream(self, service: str, method: str, request: Message) -> Iterator[Any]:
         """Messages of a server stream.
@@ -175,14 +212,20 @@ class Session:
 
         from nightshift_client.cli.failures import failure
 
-        stub = getattr(_stub(service, self.channel(service)), method)
-        messages = stub(request, timeout=self.timeout_s)
-        try:
-            yield from messages
-        except grpc.RpcError as error:
-            raise failure(error, service) from error
-        finally:
-            messages.cancel()
+        for tries_left in reversed(range(REPLICAS_ASKED)):
+            asked = self.address(service)
+            stub = getattr(_stub(service, self.channel(service)), method)
+            messages = stub(request, timeout=self.timeout_s)
+            try:
+                yield from messages
+            except grpc.RpcError as error:
+                failed = failure(error, service)
+                if not tries_left or not self.follow(service, asked, failed):
+                    raise failed from error
+            else:
+                return
+            finally:
+                messages.cancel()
 
     def print_json(self, message: Message | dict[str, Any], *, compact: bool = False) -> None:
         """Prints a message (or a composite of messages) as protobuf JSON with proto field names."""
