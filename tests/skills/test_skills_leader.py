@@ -10,8 +10,10 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -78,10 +80,11 @@ def ask_by_command(standby: Replica) -> None:
     }
     place = standby.plane.home / "endpoints.json"
     place.write_text(json.dumps({"services": {"skills": entry}}))
-    for ask in (
+    asks: tuple[Callable[[Session], Any], ...] = (
         lambda session: session.call("skills", "GetLock", pb.GetLockRequest()),
         lambda session: next(session.stream("skills", "WatchApprovals", pb.WatchApprovalsRequest())),
-    ):
+    )
+    for ask in asks:
         session = Session(json_output=True, timeout_s=20, home=standby.plane.home)
         try:
             assert session.address("skills") == entry["address"]
