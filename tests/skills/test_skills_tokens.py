@@ -303,3 +303,22 @@ async def test_a_restart_writes_the_register_as_the_database_is(tmp_path: Path) 
         await audited(plane, "token.refused", "tokens/-", reason="TOKEN_UNKNOWN")
         report = await plane.call("VerifyAudit", pb.VerifyAuditRequest())
         assert report.valid
+
+
+async def test_a_register_that_another_one_wrote_is_put_right(plane: Plane) -> None:
+    """As a leader does that was stopped before it wrote the file, and goes on after it was replaced."""
+    path = plane.home / REGISTER
+    older = path.read_bytes()
+    issued = await issue(plane)
+    newer = path.read_bytes()
+    assert newer != older
+    late = path.with_name("late")
+    late.write_bytes(older)
+    late.replace(path)
+
+    async def present() -> bytes:
+        return path.read_bytes()
+
+    await eventually(present, lambda content: content != older)
+    async with holding(plane, issued.secret) as stub:
+        assert (await stub.GetLock(pb.GetLockRequest(), timeout=10)).engaged is False

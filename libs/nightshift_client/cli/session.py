@@ -162,8 +162,8 @@ class Session:
     def follow(self, service: str, asked: str, refused: CommandFailed) -> bool:
         """Whether another replica is to be asked: the one at `asked` stands by and named the leader.
 
-        Nothing was done there, and the other one has to prove that it is the service, so asking it is safe. Whoever
-        shows a token is told alone: the port for tokens is another one.
+        Nothing was done there, and the other one has to prove that it is the service, so asking it is safe.
+        Whoever shows a token is only told: the port for tokens is another one.
         """
         if os.environ.get("NIGHTSHIFT_CLIENT_TOKEN_FILE", ""):
             return False

@@ -174,6 +174,12 @@ class RegisterWriter:
         self._path = path
         self._plane = plane
         self._key = private_key
+        self._mine: tuple[int, int] | None = None
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the file is not the one that was written last from here."""
+        return self._mine is not None and self._present() != self._mine
 
     def write(self, entries: Iterable[TokenEntry]) -> int:
         """Replaces the file, durably, readable by its owner alone. Returns the generation.
@@ -195,7 +201,9 @@ class RegisterWriter:
                 stamp = max(time.time_ns(), self._written_ns() + 1)
                 os.utime(file.fileno(), ns=(stamp, stamp))
                 os.fsync(file.fileno())
+            mine = temporary.stat()
             temporary.replace(self._path)
+            self._mine = (mine.st_ino, mine.st_mtime_ns)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -211,6 +219,13 @@ class RegisterWriter:
             return parse(self._path.read_bytes(), plane=self._plane, public_key=self._key.public_key())
         except (OSError, RegisterDamaged):
             return Snapshot(time.time_ns() // 1_000_000, {})
+
+    def _present(self) -> tuple[int, int]:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return (0, 0)
+        return (status.st_ino, status.st_mtime_ns)
 
     def _written_ns(self) -> int:
         try:

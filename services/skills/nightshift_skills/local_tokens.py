@@ -124,11 +124,14 @@ class LocalTokens:
             _log.warning("register of tokens not written", problem=str(error))
 
     async def keep_published(self) -> None:
-        """Writes the register again where it could not be, until cancelled."""
+        """Writes the register again where it could not be, or is not ours any more, until cancelled.
+
+        A leader that was stopped between reading the database and writing the file, and goes on after it was
+        replaced, leaves an old register behind: the database refuses it, the file cannot.
+        """
         while True:
-            await self._unpublished.wait()
             await asyncio.sleep(RETRY_S)
-            if self._unpublished.is_set() and not self._publishing.locked():
+            if (self._unpublished.is_set() or self._writer.replaced) and not self._publishing.locked():
                 await self.publish_soon()
 
     async def _publish_or_raise(self, state: str) -> None:
