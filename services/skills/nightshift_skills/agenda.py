@@ -217,6 +217,10 @@ class Agenda:
     def _judge(self, book: _Book, situation: Situation) -> list[Entry]:
         entries = [schedule.judge(skill, self._facts(skill, book), situation) for skill in self._registry]
         self._ages.look(entries, book.now, self._books.clock.boottime_ns())
+        for entry in entries:
+            if not entry.called_by and entry.facts.again_time is None:
+                # Whatever calls for it next is something new.
+                self._looked.pop(entry.skill.id, None)
         return entries
 
     def _facts(self, skill: Skill, book: _Book) -> SkillFacts:
@@ -284,6 +288,7 @@ class Agenda:
             if isinstance(plan, NothingToDo):
                 self._looked[skill.id] = plan.reason
                 self._empty_ns[skill.id] = self._books.clock.boottime_ns()
+                self._ages.answered(skill.id)
                 await self._heard(entry, book)
                 return 0
             self._looked.pop(skill.id, None)
@@ -292,7 +297,11 @@ class Agenda:
                 self._looked[skill.id] = why
                 return 0
             rest = await self._planner.rest(skill, plan.subject)
-            if rest is not None or not self._gate.is_open:
+            if rest is not None:
+                until = f"{rest.until:%Y-%m-%d %H:%M:%S} UTC"
+                self._looked[skill.id] = f"It rests on {plan.subject} until {until} ({rest.cause})."
+                return 0
+            if not self._gate.is_open:
                 return 0
             wish = Wish(
                 skill,

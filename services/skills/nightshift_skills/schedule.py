@@ -150,7 +150,7 @@ class SkillFacts:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Whether the next tick would start or propose a skill, and why (not)."""
+    """Whether a skill is to be looked at on the next turn, and why (not)."""
 
     skill: Skill
     due: bool
@@ -160,6 +160,11 @@ class Entry:
     calls: tuple[Call, ...] = ()
     called_by: str = ""
     facts: SkillFacts = SkillFacts()
+
+    @property
+    def starts(self) -> bool:
+        """Whether it would be started or proposed, as far as can be told: not if the last look said no."""
+        return self.due and not self.facts.looked
 
 
 def least_useful_s(skill: Skill, plan: Plan | None = None) -> float:
@@ -225,7 +230,7 @@ def judge(skill: Skill, facts: SkillFacts, situation: Situation) -> Entry:
         if not situation.room:
             blocking.extend(situation.reasons()[:3] or ["The machine is not idle."])
     if facts.looked:
-        supporting.append(f"When last looked at: {facts.looked}")
+        supporting.insert(0, f"When last looked at: {facts.looked}")
     return Entry(
         skill=skill,
         due=not blocking,

@@ -679,7 +679,9 @@ class ScheduleEntry(_message.Message):
     skill: _builtins.str
     """Format: "skills/{skill}"."""
     due: _builtins.bool
-    """Whether the next tick would start or propose it."""
+    """Whether the next tick would start or propose it, as far as can be told: not where the last look at it found nothing to
+    do, or that its subject rests (reasons say so).
+    """
     paused: _builtins.bool
     """Whether its triggers are paused (UpdateSchedule); commands of persons go on."""
     paused_by: _builtins.str

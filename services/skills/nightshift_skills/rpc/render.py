@@ -198,7 +198,7 @@ def entry(entry: Entry) -> types.ScheduleEntry:
     facts = entry.facts
     return types.ScheduleEntry(
         skill=entry.skill.name,
-        due=entry.due,
+        due=entry.starts,
         reasons=entry.reasons,
         next_time=timestamp(entry.next_time),
         last_run_time=timestamp(entry.last_run_time),
