@@ -303,10 +303,16 @@ def test_local_tokens_are_kept_by_their_hash_until_they_end(db: Database) -> Non
     later = AT + timedelta(hours=1)
     assert db.read_sync(tokens.count_active, later) == 1
     day = timedelta(days=1)
-    known = db.read_sync(tokens.published, later, later - day, 10)
+    generation, known = db.read_sync(tokens.published, later, later - day, 10)
+    # One for each of the four, and one for the revocation.
+    assert generation == 5
     assert {record.id for record in known} == {record.id for record in made}
-    assert db.read_sync(tokens.published, later, later - day, 1) == [made[2], made[3]]
-    assert db.read_sync(tokens.published, AT + 30 * day, AT + day, 10) == []
+    assert db.read_sync(tokens.published, later, later - day, 1)[1] == [made[2], made[3]]
+    assert db.read_sync(tokens.published, AT + 30 * day, AT + day, 10)[1] == []
+    db.write_sync(tokens.raise_generation, 3)
+    assert db.read_sync(tokens.generation) == 6
+    db.write_sync(tokens.raise_generation, 90)
+    assert db.read_sync(tokens.generation) == 91
 
 
 def test_only_runs_that_a_person_approved_prove_a_skill(db: Database) -> None:

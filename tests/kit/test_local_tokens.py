@@ -76,9 +76,13 @@ class Home:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "tokens" / "register.json"
         self.writer = RegisterWriter(self.path, PLANE, KEY)
+        self.generations = itertools.count(1)
         self.clock = FakeClock(AT)
         self.register = TokenRegister(self.path, PLANE, KEY.public_key())
         self.verifier = TokenVerifier(self.register, PLANE, self.clock)
+
+    def write(self, entries: list[TokenEntry]) -> None:
+        assert self.writer.write(entries, next(self.generations))
 
 
 @pytest.fixture
@@ -174,7 +178,7 @@ def test_every_altered_byte_of_a_register_is_noticed() -> None:
 
 
 def test_the_file_holds_no_secret_and_belongs_to_its_owner_alone(home: Home) -> None:
-    home.writer.write([entry(TOKEN)])
+    home.write([entry(TOKEN)])
     content = home.path.read_bytes()
     assert TOKEN.secret.encode() not in content
     assert TOKEN.digest.encode() in content
@@ -186,7 +190,7 @@ def test_the_file_holds_no_secret_and_belongs_to_its_owner_alone(home: Home) -> 
 def test_a_token_is_good_from_the_issue_to_its_end(home: Home) -> None:
     with pytest.raises(TokenUnknown):
         home.verifier.verify(TOKEN.text)
-    home.writer.write([entry(TOKEN)])
+    home.write([entry(TOKEN)])
     assert home.verifier.verify(TOKEN.text).person == "ada"
     home.clock.advance(3599)
     home.verifier.verify(TOKEN.text)
@@ -194,7 +198,7 @@ def test_a_token_is_good_from_the_issue_to_its_end(home: Home) -> None:
     with pytest.raises(TokenExpired) as expired:
         home.verifier.verify(TOKEN.text)
     assert expired.value.metadata == {"token": f"tokens/{TOKEN.id}", "person": "ada"}
-    home.writer.write([entry(TOKEN, revoke_time=AT)])
+    home.write([entry(TOKEN, revoke_time=AT)])
     with pytest.raises(TokenRevoked):
         home.verifier.verify(TOKEN.text)
     home.path.unlink()
@@ -205,7 +209,7 @@ def test_a_token_is_good_from_the_issue_to_its_end(home: Home) -> None:
 def test_only_its_holder_learns_that_a_token_has_ended(home: Home) -> None:
     guess = LocalToken(PLANE, TOKEN.id, "0" * 64)
     for state in ({}, {"revoke_time": AT}, {"expire_time": AT}):
-        home.writer.write([entry(TOKEN, **state)])
+        home.write([entry(TOKEN, **state)])
         with pytest.raises(TokenUnknown) as caught:
             home.verifier.verify(guess.text)
         assert not caught.value.metadata
@@ -218,8 +222,8 @@ def test_every_change_of_the_register_is_seen_by_the_next_call(home: Home) -> No
     # Faster than any clock of a file system ticks; sizes stay the same, inodes come again.
     for round_ in range(60):
         revoked = round_ % 2 == 1
-        home.writer.write([entry(TOKEN, revoke_time=AT if revoked else datetime(2026, 3, 4, tzinfo=UTC))])
-        home.writer.write([entry(TOKEN, revoke_time=AT) if revoked else entry(TOKEN)])
+        home.write([entry(TOKEN, revoke_time=AT if revoked else datetime(2026, 3, 4, tzinfo=UTC))])
+        home.write([entry(TOKEN, revoke_time=AT) if revoked else entry(TOKEN)])
         if revoked:
             with pytest.raises(TokenRevoked):
                 home.verifier.verify(TOKEN.text)
@@ -228,10 +232,10 @@ def test_every_change_of_the_register_is_seen_by_the_next_call(home: Home) -> No
 
 
 def test_what_cannot_be_trusted_lets_nobody_in(home: Home) -> None:
-    home.writer.write([entry(TOKEN)])
+    home.write([entry(TOKEN)])
     good = home.path.read_bytes()
     home.verifier.verify(TOKEN.text)
-    home.writer.write([entry(TOKEN, revoke_time=AT)])
+    home.write([entry(TOKEN, revoke_time=AT)])
     newer = home.path.read_bytes()
     with pytest.raises(TokenRevoked):
         home.verifier.verify(TOKEN.text)
@@ -248,14 +252,14 @@ def test_what_cannot_be_trusted_lets_nobody_in(home: Home) -> None:
         home.verifier.verify(TOKEN.text)
     home.path.rmdir()
     # skills puts it right, above whatever was seen.
-    home.writer.write([entry(TOKEN)])
+    home.write([entry(TOKEN)])
     home.verifier.verify(TOKEN.text)
 
 
 def test_a_register_that_cannot_be_written_leaves_the_one_before(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home.writer.write([entry(TOKEN)])
+    home.write([entry(TOKEN)])
     before = home.path.read_bytes()
 
     def full(descriptor: int) -> None:
@@ -263,9 +267,25 @@ def test_a_register_that_cannot_be_written_leaves_the_one_before(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        home.writer.write([])
+        home.write([])
     assert home.path.read_bytes() == before
     assert list(home.path.parent.iterdir()) == [home.path]
+
+
+def test_who_does_not_lead_any_more_puts_no_older_register_over_a_newer(home: Home) -> None:
+    home.write([entry(TOKEN)])
+    paused = RegisterWriter(home.path, PLANE, KEY)
+    home.write([entry(TOKEN, revoke_time=AT)])
+    assert home.writer.generation() == 2
+    assert not paused.write([entry(TOKEN)], 1)
+    with pytest.raises(TokenRevoked):
+        home.verifier.verify(TOKEN.text)
+    # The same state again, after a damage.
+    home.path.write_bytes(b"")
+    assert paused.generation() == 0
+    assert home.writer.write([entry(TOKEN, revoke_time=AT)], 2)
+    with pytest.raises(TokenRevoked):
+        home.verifier.verify(TOKEN.text)
 
 
 @pytest.mark.parametrize(
@@ -344,6 +364,8 @@ async def test_what_the_disk_refused_is_written_later(db: Database, monkeypatch:
     refused.note(token="tokens/1", actor="", reason="TOKEN_EXPIRED", method="x.Y/Z")
 
     async def busy(*_: object) -> None:
+        # While it is written, more comes.
+        refused.note(token="tokens/1", actor="", reason="TOKEN_EXPIRED", method="x.Y/W")
         raise DbBusy("Somebody holds it.")
 
     with monkeypatch.context() as patched:
@@ -352,7 +374,9 @@ async def test_what_the_disk_refused_is_written_later(db: Database, monkeypatch:
     assert refusals(db) == []
     refused.note(token="tokens/1", actor="", reason="TOKEN_EXPIRED", method="x.Y/Z")
     await refused.flush()
-    assert refusals(db) == [("tokens/1", "TOKEN_EXPIRED", 2)]
+    assert refusals(db) == [("tokens/1", "TOKEN_EXPIRED", 3)]
+    (event,) = db.read_sync(Outbox("lab").events)
+    assert event.fields["methods"] == ["x.Y/W", "x.Y/Z"]
     await refused.flush()
     assert len(refusals(db)) == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -77,6 +78,10 @@ class Door:
         self.plane = plane_id((home / "ca" / "ca.pem").read_bytes())
         self.writer = RegisterWriter(home / REGISTER, self.plane, load_private_key(monitor.settings, "token"))
         self.entries: dict[str, TokenEntry] = {}
+        self.generations = itertools.count(1)
+
+    def write(self) -> None:
+        assert self.writer.write(self.entries.values(), next(self.generations))
 
     def token(
         self, role: str, person: str = "ada", *, expires_in_s: float = 3600, revoked: bool = False
@@ -92,7 +97,7 @@ class Door:
             now + timedelta(seconds=expires_in_s),
             now if revoked else None,
         )
-        self.writer.write(self.entries.values())
+        self.write()
         return token
 
     def revoke(self, token: LocalToken) -> None:
@@ -106,7 +111,7 @@ class Door:
             found.expire_time,
             self.monitor.clock.now(),
         )
-        self.writer.write(self.entries.values())
+        self.write()
 
     @asynccontextmanager
     async def stub(self, identity: str = "", *, plain: bool = False, address: str = "") -> AsyncIterator[Any]:
@@ -343,7 +348,7 @@ async def test_a_damaged_register_lets_no_token_in_and_every_certificate(door: D
     assert (refused.code.name, refused.reason) == ("UNAVAILABLE", "TOKEN_UNVERIFIABLE")
     assert refused.retry_after_s
     assert (await door.call("GetProbe", identity="person/ada")).name == "person/approver/ada"
-    door.writer.write(door.entries.values())
+    door.write()
     await door.call("GetProbe", token.text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+import sqlalchemy as sa
 
 from nightshift.skills.v1 import resources_pb2 as types
 from nightshift.skills.v1 import skills_service_pb2 as pb
@@ -18,8 +20,10 @@ from nightshift.skills.v1 import tokens_service_pb2 as tokens_pb
 from nightshift.skills.v1 import tokens_service_pb2_grpc as tokens_grpc
 from nightshift_kit.ids import new_id
 from nightshift_kit.rpc.channels import RichError, decode_error
+from nightshift_kit.storage import Database
 from nightshift_kit.tokens import METADATA_KEY, LocalToken, RegisterWriter
 from nightshift_kit.tokens.register import REGISTER
+from nightshift_skills.store import tables
 from tests.skills.skills_support import Plane, eventually, plane_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -262,7 +266,7 @@ async def test_what_is_revoked_while_the_register_cannot_be_written_is_said_and_
     made = await issue(plane, "olga", "viewer")
     write = RegisterWriter.write
 
-    def full(self: RegisterWriter, entries: Any) -> int:
+    def full(self: RegisterWriter, entries: Any, generation: int) -> bool:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(RegisterWriter, "write", full)
@@ -286,13 +290,26 @@ async def test_what_is_revoked_while_the_register_cannot_be_written_is_said_and_
     assert (await TOKENS(plane.channel("admin")).RevokeToken(revoke, timeout=10)).revoker
 
 
-async def test_a_restart_writes_the_register_as_the_database_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", [True, False])
+async def test_a_restart_writes_the_register_as_the_database_is(damaged: bool, tmp_path: Path) -> None:
     async with plane_in(tmp_path / "home") as plane:
         kept, gone = await issue(plane, "ada"), await issue(plane, "bob")
         await TOKENS(plane.channel("admin")).RevokeToken(tokens_pb.RevokeTokenRequest(name=gone.token.name))
         await plane.stop()
-        (plane.home / REGISTER).write_bytes(b"half a regi")
+        before = json.loads((plane.home / REGISTER).read_bytes())["register"]["generation"]
+        if damaged:
+            (plane.home / REGISTER).write_bytes(b"half a regi")
+        else:
+            # A store that was put back from an older copy: the register goes on above what stands there.
+            url = f"sqlite:///{plane.home}/skills/skills.db"
+            with Database(url, migrations="nightshift_skills", name="older") as db:
+                db.write_sync(
+                    lambda c: c.execute(
+                        sa.update(tables.feeds).where(tables.feeds.c.name == "tokens").values(seq=1)
+                    )
+                )
         await plane.start()
+        assert json.loads((plane.home / REGISTER).read_bytes())["register"]["generation"] > before
         async with holding(plane, kept.secret) as ada:
             await ada.GetLock(pb.GetLockRequest(), timeout=10)
         async with holding(plane, gone.secret) as bob:

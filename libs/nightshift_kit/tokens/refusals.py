@@ -102,24 +102,20 @@ class RefusedUses:
     async def _write_due(self, *, everything: bool = False) -> float | None:
         """Seconds until something is due again, None for nothing."""
         now = self._monotonic()
+        due: dict[tuple[str, str], _Refusals] = {}
         with self._lock:
-            due = {
-                key: (refusals.actor, refusals.count, tuple(refusals.methods))
-                for key, refusals in self._waiting.items()
-                if refusals.count and (everything or refusals.due_s <= now)
-            }
+            for key, refusals in self._waiting.items():
+                if refusals.count and (everything or refusals.due_s <= now):
+                    # Taken out before the writing: what comes meanwhile begins to count anew.
+                    due[key] = refusals
+                    self._waiting[key] = _Refusals(refusals.actor, due_s=now + self._counted_s)
         if due:
             try:
                 await self._db.write(self._append, due)
             except NightshiftError as error:
                 self._logger.warning("refused tokens not audited yet", reason=error.reason, kinds=len(due))
+                self._put_back(due)
                 return _RETRY_S
-            with self._lock:
-                for key, (_, count, _methods) in due.items():
-                    refusals = self._waiting[key]
-                    refusals.count -= count
-                    refusals.methods.clear()
-                    refusals.due_s = now + self._counted_s
         with self._lock:
             self._waiting = {
                 key: refusals
@@ -129,14 +125,25 @@ class RefusedUses:
             times = [refusals.due_s for refusals in self._waiting.values()]
         return max(0.05, min(times) - self._monotonic()) if times else None
 
-    def _append(
-        self, connection: sa.Connection, due: dict[tuple[str, str], tuple[str, int, tuple[str, ...]]]
-    ) -> None:
-        for (token, reason), (actor, count, methods) in due.items():
+    def _put_back(self, due: dict[tuple[str, str], _Refusals]) -> None:
+        with self._lock:
+            for key, unwritten in due.items():
+                later = self._waiting.get(key)
+                if later is not None:
+                    unwritten.count += later.count
+                    unwritten.methods = [*dict.fromkeys(unwritten.methods + later.methods)][:_MOST_METHODS]
+                self._waiting[key] = unwritten
+
+    def _append(self, connection: sa.Connection, due: dict[tuple[str, str], _Refusals]) -> None:
+        for (token, reason), refusals in due.items():
             self._outbox.append(
                 connection,
                 kind="token.refused",
-                actor=actor or "unknown",
+                actor=refusals.actor or "unknown",
                 subject=token or "tokens/-",
-                payload={"reason": reason, "count": count, "methods": sorted(methods)},
+                payload={
+                    "reason": reason,
+                    "count": refusals.count,
+                    "methods": sorted(refusals.methods),
+                },
             )

@@ -7,6 +7,7 @@ what was read before, lets no token in.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 import time
@@ -168,7 +169,11 @@ class TokenRegister:
 
 
 class RegisterWriter:
-    """The register as skills writes it; one at a time."""
+    """The register as skills writes it.
+
+    Several processes may have one at a time (a replica that was paused and does not lead any more): whoever
+    comes with an older state than the file has leaves it as it is.
+    """
 
     def __init__(self, path: Path, plane: str, private_key: Ed25519PrivateKey) -> None:
         self._path = path
@@ -181,16 +186,41 @@ class RegisterWriter:
         """Whether the file is not the one that was written last from here."""
         return self._mine is not None and self._present() != self._mine
 
-    def write(self, entries: Iterable[TokenEntry]) -> int:
-        """Replaces the file, durably, readable by its owner alone. Returns the generation.
+    def generation(self) -> int:
+        """Of the file as it is; 0 where there is none, or none of ours."""
+        try:
+            content = self._path.read_bytes()
+            return parse(content, plane=self._plane, public_key=self._key.public_key()).generation
+        except (OSError, RegisterDamaged):
+            return 0
+
+    def write(self, entries: Iterable[TokenEntry], generation: int) -> bool:
+        """Replaces the file, durably, readable by its owner alone.
+
+        Args:
+            entries: Of all tokens that are known.
+            generation: Grows with each change of them.
+
+        Returns:
+            False where a newer generation stands there, which is left.
 
         Raises:
             OSError: it could not be written; the one before stands.
         """
-        previous = self._previous()
-        generation = previous.generation + 1
         content = render(entries, plane=self._plane, generation=generation, private_key=self._key)
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            if self.generation() > generation:
+                return False
+            self._replace(content)
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return True
+
+    def _replace(self, content: bytes) -> None:
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         try:
@@ -207,18 +237,6 @@ class RegisterWriter:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-        return generation
-
-    def _previous(self) -> Snapshot:
-        try:
-            return parse(self._path.read_bytes(), plane=self._plane, public_key=self._key.public_key())
-        except (OSError, RegisterDamaged):
-            return Snapshot(time.time_ns() // 1_000_000, {})
 
     def _present(self) -> tuple[int, int]:
         try:

@@ -394,7 +394,7 @@ async def _local_tokens(wiring: Wiring, books: Books) -> LocalTokens:
     plane = plane_id((wiring.settings.home / "ca" / "ca.pem").read_bytes())
     key = load_private_key(wiring.settings, "token")
     tokens = LocalTokens(books, RegisterWriter(wiring.settings.home / REGISTER, plane, key), plane)
-    await tokens.publish_soon()
+    await tokens.begin()
     return tokens
 
 

@@ -112,9 +112,17 @@ class LocalTokens:
         self._unpublished.set()
         async with self._publishing:
             now = self._books.clock.now()
-            records = await self._books.read(store.published, now, now - KEPT, MOST_ENDED)
-            await asyncio.to_thread(self._writer.write, [record.entry() for record in records])
+            generation, records = await self._books.read(store.published, now, now - KEPT, MOST_ENDED)
+            entries = [record.entry() for record in records]
+            if not await asyncio.to_thread(self._writer.write, entries, generation):
+                _log.warning("a newer register of tokens stands there", generation=generation)
             self._unpublished.clear()
+
+    async def begin(self) -> None:
+        """Writes the register above whatever stands there; to be called before the first change."""
+        standing = await asyncio.to_thread(self._writer.generation)
+        await self._books.write(store.raise_generation, standing)
+        await self.publish_soon()
 
     async def publish_soon(self) -> None:
         """Writes the register; where it cannot be, `keep_published` does later, and no token is lost."""

@@ -8,14 +8,28 @@ from typing import Any
 import sqlalchemy as sa
 
 from nightshift_skills.errors import LocalTokenUnknown
-from nightshift_skills.store import tables
+from nightshift_skills.store import decisions, tables
 from nightshift_skills.token_records import TokenRecord
 
 _table = tables.local_tokens
+_FEED = "tokens"
+
+
+def generation(connection: sa.Connection) -> int:
+    """How often tokens have changed; the register's generation."""
+    return decisions.last_seq(connection, _FEED)
+
+
+def raise_generation(connection: sa.Connection, above: int) -> None:
+    """Goes on above a register that was written from a store which is not there any more."""
+    if decisions.next_seq(connection, _FEED) <= above:
+        feeds = tables.feeds
+        connection.execute(sa.update(feeds).where(feeds.c.name == _FEED).values(seq=above + 1))
 
 
 def add_token(connection: sa.Connection, record: TokenRecord) -> None:
     """Stores a new one."""
+    decisions.next_seq(connection, _FEED)
     connection.execute(
         sa.insert(_table).values(
             id=record.id,
@@ -34,6 +48,7 @@ def add_token(connection: sa.Connection, record: TokenRecord) -> None:
 
 def save_revocation(connection: sa.Connection, record: TokenRecord) -> None:
     """Stores when and by whom it was revoked; nothing else of a token ever changes."""
+    decisions.next_seq(connection, _FEED)
     connection.execute(
         sa.update(_table)
         .where(_table.c.id == record.id)
@@ -70,8 +85,8 @@ def count_active(connection: sa.Connection, at: datetime) -> int:
 
 def published(
     connection: sa.Connection, at: datetime, ended_since: datetime, most_ended: int
-) -> list[TokenRecord]:
-    """Those that are good, and the newest of those that ended since an instant."""
+) -> tuple[int, list[TokenRecord]]:
+    """The generation; those that are good, and the newest of those that ended since an instant."""
     active = [_record(row) for row in connection.execute(sa.select(_table).where(_active(at)))]
     ended = (
         sa.select(_table)
@@ -82,7 +97,7 @@ def published(
         .order_by(_table.c.id.desc())
         .limit(most_ended)
     )
-    return active + [_record(row) for row in connection.execute(ended)]
+    return generation(connection), active + [_record(row) for row in connection.execute(ended)]
 
 
 def _active(at: datetime) -> sa.ColumnElement[bool]:
