@@ -183,7 +183,7 @@ class RegisterWriter:
 
     @property
     def replaced(self) -> bool:
-        """Whether the file is not the one that was written last from here."""
+        """Whether the file is neither the one that was written last from here nor one found to be newer."""
         return self._mine is not None and self._present() != self._mine
 
     def generation(self) -> int:
@@ -213,6 +213,7 @@ class RegisterWriter:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
             if self.generation() > generation:
+                self._mine = self._present()
                 return False
             self._replace(content)
             os.fsync(folder)

@@ -134,8 +134,7 @@ class LocalTokens:
     async def keep_published(self) -> None:
         """Writes the register again where it could not be, or is not ours any more, until cancelled.
 
-        A leader that was stopped between reading the database and writing the file, and goes on after it was
-        replaced, leaves an old register behind: the database refuses it, the file cannot.
+        Readers refuse an older register that was put in its place; this brings the present one back.
         """
         while True:
             await asyncio.sleep(RETRY_S)
