@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         PlaneNotFound,
         RecordRefused,
     )
+    from nightshift_client.tuned import TunedSettings
 
 _HOMES = {
     "AsyncClient": "aio",
@@ -37,6 +38,7 @@ _HOMES = {
     "PlaneNotFound": "errors",
     "RecordRefused": "errors",
     "Statistics": "delivery",
+    "TunedSettings": "tuned",
 }
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "PlaneNotFound",
     "RecordRefused",
     "Statistics",
+    "TunedSettings",
 ]
 
 

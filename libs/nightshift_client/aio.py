@@ -6,7 +6,7 @@ import asyncio
 import atexit
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from nightshift_client.core import ClientCore, answer_within_s, left_s
 from nightshift_client.delivery import Delivery, Statistics
-from nightshift_client.errors import ClientClosed, RecordRefused
+from nightshift_client.errors import ClientClosed, ClientError, RecordRefused
+from nightshift_client.line import Answer
 from nightshift_client.spool import Entry, SpoolFailed
+from nightshift_client.tuned import TunedSettings, tuned_request, tuned_settings
 
 if TYPE_CHECKING:
     from nightshift.experience.v1 import resources_pb2
@@ -91,6 +93,25 @@ class AsyncClient:
             return self._core.refused(error)
         return await self._deliver("feedback", payload, began, deadline_s)
 
+    async def tuned_settings(
+        self,
+        settings: Mapping[str, Any],
+        *,
+        explicit: Collection[str] = (),
+        skip: bool = False,
+        project: str | None = None,
+        deadline_s: float | None = None,
+    ) -> TunedSettings:
+        """As ``Client.tuned_settings``."""
+        began = time.monotonic()
+        deadline_s = self._core.deadline_s if deadline_s is None else deadline_s
+        try:
+            payload = tuned_request(settings, explicit, skip, project=project or self._core.project)
+            answer, waited = await self._answer("tuned", payload, began, deadline_s)
+        except ClientError as error:
+            return TunedSettings(dict(settings), reason=getattr(error, "reason", "") or "CLIENT_CLOSED")
+        return tuned_settings(settings, self._core.asked(answer, waited=waited))
+
     def statistics(self) -> Statistics:
         """Counters since the client began."""
         return self._core.statistics()
@@ -108,8 +129,10 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _deliver(self, kind: str, payload: bytes, began: float, deadline_s: float | None) -> Delivery:
-        deadline_s = self._core.deadline_s if deadline_s is None else deadline_s
+    async def _answer(
+        self, kind: str, payload: bytes, began: float, deadline_s: float
+    ) -> tuple[Answer | None, bool]:
+        """(what was answered in time, whether anybody was asked). Raises ClientClosed."""
         loop = asyncio.get_running_loop()
         settled = asyncio.Event()
 
@@ -117,17 +140,21 @@ class AsyncClient:
             with contextlib.suppress(RuntimeError):  # the loop may be closed by now
                 loop.call_soon_threadsafe(settled.set)
 
+        job = self._core.send(kind, payload, deadline_s, wake)
+        if job is None:
+            return None, False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(answer_within_s(deadline_s, began)):
+                await settled.wait()
+        return job.give_up(), True
+
+    async def _deliver(self, kind: str, payload: bytes, began: float, deadline_s: float | None) -> Delivery:
+        deadline_s = self._core.deadline_s if deadline_s is None else deadline_s
         try:
-            job = self._core.send(kind, payload, deadline_s, wake)
+            answer, waited = await self._answer(kind, payload, began, deadline_s)
         except ClientClosed as error:
             return self._core.failed(error)
-        answer = None
-        if job is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(answer_within_s(deadline_s, began)):
-                    await settled.wait()
-            answer = job.give_up()
-        delivery, why = self._core.settle(answer, waited=job is not None)
+        delivery, why = self._core.settle(answer, waited=waited)
         if delivery is not None:
             return delivery
         writing = asyncio.wrap_future(self._core.keeper.keep(kind, payload))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from nightshift_client.core import ClientCore, answer_within_s, left_s
 from nightshift_client.delivery import Delivery, Statistics
-from nightshift_client.errors import ClientClosed, RecordRefused
+from nightshift_client.errors import ClientClosed, ClientError, RecordRefused
+from nightshift_client.tuned import TunedSettings, tuned_request, tuned_settings
 
 if TYPE_CHECKING:
     from nightshift.experience.v1 import resources_pb2
@@ -121,6 +122,38 @@ class Client:
         except RecordRefused as error:
             return self._core.refused(error)
         return self._deliver("feedback", payload, began, deadline_s)
+
+    def tuned_settings(
+        self,
+        settings: Mapping[str, Any],
+        *,
+        explicit: Collection[str] = (),
+        skip: bool = False,
+        project: str | None = None,
+        deadline_s: float | None = None,
+    ) -> TunedSettings:
+        """Settings that a run should take: tuned where the project lets them be, else the originals.
+
+        Never fails a run and never changes ``settings``: with the plane down, slow or mad the originals come
+        back, at the price of at most the deadline. Nothing is kept for later.
+
+        Args:
+            settings: What the run would have; "mode", "strategy", "max_rounds" and "max_cost_usd" of it are
+                looked at.
+            explicit: Keys that were set for this very run, which nothing changes.
+            skip: Whether the run wants no tuning at all.
+            project: Another project than the client's.
+            deadline_s: Another deadline than the client's.
+        """
+        began = time.monotonic()
+        deadline_s = self._core.deadline_s if deadline_s is None else deadline_s
+        try:
+            payload = tuned_request(settings, explicit, skip, project=project or self._core.project)
+            job = self._core.send("tuned", payload, deadline_s)
+        except ClientError as error:
+            return TunedSettings(dict(settings), reason=getattr(error, "reason", "") or "CLIENT_CLOSED")
+        answer = None if job is None else job.wait(answer_within_s(deadline_s, began))
+        return tuned_settings(settings, self._core.asked(answer, waited=job is not None))
 
     def statistics(self) -> Statistics:
         """Counters since the client began."""

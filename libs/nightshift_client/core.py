@@ -133,6 +133,12 @@ class ClientCore:
         self._experience.breaker.failure()
         return None, "no answer in time"
 
+    def asked(self, answer: Answer | None, *, waited: bool) -> Answer | None:
+        """The answer to a question; that there is none in time counts as a failure of the plane."""
+        if answer is None and waited:
+            self._experience.breaker.failure()
+        return answer
+
     def kept(self, why: str, problem: BaseException | None) -> Delivery:
         """Says that the record waits in the spool, or why it does not."""
         if problem is None:

@@ -27,6 +27,7 @@ _LOG = logging.getLogger("nightshift_client")
 METHODS = {
     "run": "/nightshift.experience.v1.ExperienceService/RecordRun",
     "feedback": "/nightshift.experience.v1.ExperienceService/RecordFeedback",
+    "tuned": "/nightshift.experience.v1.ExperienceService/GetTunedSettings",
 }
 REPORT_METHOD = "/nightshift.skills.v1.ControlService/ReportActivity"
 

@@ -126,6 +126,12 @@ def _set(message: Any, field: FieldDescriptor, value: Any) -> None:
         _fill(getattr(message, field.name), value)
     elif isinstance(value, Mapping):
         getattr(message, field.name).update({str(key): str(entry) for key, entry in value.items()})
+    elif field.is_repeated and field.message_type is not None and not isinstance(value, str | Mapping):
+        for entry in value:
+            if isinstance(entry, Mapping):
+                _fill(getattr(message, field.name).add(), entry)
+            else:
+                getattr(message, field.name).add().CopyFrom(entry)
     elif field.is_repeated:
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise TypeError("expected a list")

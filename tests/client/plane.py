@@ -15,7 +15,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nightshift.experience.v1 import experience_service_pb2, experience_service_pb2_grpc, resources_pb2
+from nightshift.experience.v1 import (
+    experience_service_pb2,
+    experience_service_pb2_grpc,
+    resources_pb2,
+    tuning_pb2,
+)
 from nightshift.skills.v1 import control_service_pb2_grpc, skills_service_pb2
 from nightshift_kit.clock import SystemClock
 from nightshift_kit.errors import AlreadyExists, Code, FieldInvalid, NightshiftError
@@ -47,6 +52,7 @@ class Experience(experience_service_pb2_grpc.ExperienceServiceServicer):
         self.runs: dict[str, resources_pb2.Run] = {}
         self.calls = 0
         self.feedback: list[resources_pb2.Feedback] = []
+        self.asked: list[tuning_pb2.GetTunedSettingsRequest] = []
 
     async def RecordRun(
         self, request: experience_service_pb2.RecordRunRequest, context: Any
@@ -62,6 +68,21 @@ class Experience(experience_service_pb2_grpc.ExperienceServiceServicer):
             raise RunIdReused("other content")
         self.runs[run.name] = run
         return run
+
+    async def GetTunedSettings(
+        self, request: tuning_pb2.GetTunedSettingsRequest, context: Any
+    ) -> tuning_pb2.TunedSettings:
+        self.asked.append(request)
+        if request.settings.mode == "broken":
+            raise Broken("stumbled over this one")
+        answer = tuning_pb2.TunedSettings(settings=request.settings, original_settings=request.settings)
+        if request.skip_auto_tune or "mode" in request.explicit_fields:
+            return answer
+        answer.settings.mode, answer.auto_tuned = "3loop", True
+        answer.tuned_fields.add(
+            field="mode", original_value="2loop", tuned_value="3loop", explanation="33 % cheaper"
+        )
+        return answer
 
     async def RecordFeedback(
         self, request: experience_service_pb2.RecordFeedbackRequest, context: Any
@@ -130,6 +151,7 @@ class Plane:
                     experience_service_pb2_grpc.add_ExperienceServiceServicer_to_server,
                     "RecordRun",
                     "RecordFeedback",
+                    "GetTunedSettings",
                 ),
                 self.experience,
                 EXPERIENCE,
