@@ -47,6 +47,7 @@ BENCHMARKS = (
     Benchmark("import", ("--runs", "5000", "--rounds", "3")),
     Benchmark("search", ("--texts", "256", "--rounds", "3", "--vectors", "100000")),
     Benchmark("recommendations", ("--trials", "1000")),
+    Benchmark("profiles", ("--sizes", "1000,10000,100000")),
     Benchmark("opportunities", ("--tuning", "1-2", "--unseen", "31-32")),
     Benchmark("sessions", ("--runs", "1500", "--tuning", "1-2")),
     Benchmark("preemption", ("--count", "200")),
