@@ -18,7 +18,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nightshift_kit.processes.table import SERVICES, ServiceSpec, find_free_base, levels, taken_ports
-from nightshift_kit.rpc.channels import channel_to
+from nightshift_kit.rpc.channels import channel_to, decode_error
 from nightshift_kit.rpc.serve import PLAINTEXT_OFFSET
 from nightshift_kit.rpc.standby import STANDBY
 from nightshift_kit.rpc.tls import ensure_home, load_credential, write_private
@@ -30,6 +30,8 @@ _BACKOFF_LAST_S: Final = 30.0
 _CALM_S: Final = 60.0
 # How often a service that stands by is asked whether it leads.
 _STANDBY_LOOK_S: Final = 0.5
+# Skills is the service that has replicas; any call will do.
+_REFUSED_BY_A_STANDBY: Final = "/nightshift.skills.v1.SkillsService/GetLock"
 
 
 class PlaneRunning(RuntimeError):
@@ -66,6 +68,8 @@ class _Child:
         self.last_exit: int | None = None
         self.started_s = 0.0
         self.backoff_s = backoff_s
+        # Where its leader listens while it stands by: "address", "control_address".
+        self.leader: dict[str, str] = {}
 
     @property
     def pid(self) -> int:
@@ -279,6 +283,7 @@ class Plane:
             if lived_s > _CALM_S:
                 child.backoff_s = self._restart_first_s
             child.state = "restarting"
+            child.leader = {}
             child.restarts += 1
             self._logger.error(
                 "service died and is started again",
@@ -301,11 +306,37 @@ class Plane:
                 await self._end(child)
 
     async def _take_over(self, child: _Child) -> None:
-        """Notes when a service that stands by begins to lead."""
-        if child.state == "standby":
-            child.state = await self._healthy(child.spec.name, standby=False)
-            self._logger.info("service leads", name=child.spec.name, pid=child.pid)
-            self._write_endpoints()
+        """While a service stands by: says in endpoints.json where its leader is, notes when it leads."""
+        if child.state != "standby":
+            return
+        leads = asyncio.create_task(self._healthy(child.spec.name, standby=False))
+        try:
+            while not leads.done():
+                leader = await self._leader(child.spec.name)
+                if leader and leader != child.leader:
+                    child.leader = leader
+                    self._write_endpoints()
+                await asyncio.wait({leads}, timeout=_STANDBY_LOOK_S)
+        finally:
+            leads.cancel()
+            await asyncio.gather(leads, return_exceptions=True)
+        child.leader = {}
+        child.state = leads.result()
+        self._logger.info("service leads", name=child.spec.name, pid=child.pid)
+        self._write_endpoints()
+
+    async def _leader(self, name: str) -> dict[str, str]:
+        """Addresses of the leader, as a service that stands by names them when it refuses a call."""
+        credential = load_credential(self.settings, f"person/{os.getuid()}")
+        async with channel_to(self.address(name), name, credential) as channel:
+            call: Any = channel.unary_unary(_REFUSED_BY_A_STANDBY)
+            try:
+                await call(b"", timeout=1.0)
+            except grpc.aio.AioRpcError as error:
+                told = decode_error(error).metadata
+                keys = {"address": "leader_address", "control_address": "leader_control_address"}
+                return {key: told[known] for key, known in keys.items() if told.get(known)}
+        return {}
 
     async def _end(self, child: _Child) -> None:
         process = child.process
@@ -334,6 +365,7 @@ class Plane:
                 "token_address": f"127.0.0.1:{settings.token_port(name)}",
                 "pid": child.pid,
                 "state": child.state,
+                **child.leader,
                 "restarts": child.restarts,
             }
             if settings.insecure_loopback:
