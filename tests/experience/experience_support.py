@@ -21,6 +21,7 @@ from nightshift.experience.v1.experience_service_pb2_grpc import (
 from nightshift_experience.__main__ import SERVICE, Core, make_core
 from nightshift_experience.config import ExperienceSettings
 from nightshift_experience.embedding import EmbeddingProcess, find_model
+from nightshift_experience.forgetting import Forgetter
 from nightshift_experience.opportunities import OpportunityService
 from nightshift_experience.rpc.servicer import ExperienceServicer
 from nightshift_experience.search import SearchService
@@ -60,6 +61,7 @@ class Experience:
     db: Database
     home: Path
     stub: Any
+    forgetter: Forgetter
 
     async def import_all(self, directory: Path, platform_root: Path | None = None) -> Any:
         """Imports a tree and gives the job at its end."""
@@ -121,12 +123,14 @@ async def experience(
             sessions=core.sessions,
             profiles=core.profiles,
             tuning=core.tuning,
+            forgetter=Forgetter(db, clock, search),
             clock=clock,
         )
         services = [(add_ExperienceServiceServicer_to_server, servicer, SERVICE)]
         async with serving("experience", services, home=home, db=db, clock=clock) as running:
             try:
-                yield Experience(running, core, db, home, running.stub(ExperienceServiceStub))
+                stub = running.stub(ExperienceServiceStub)
+                yield Experience(running, core, db, home, stub, servicer.forgetter)
             finally:
                 await core.imports.close()
                 await opportunities.close()

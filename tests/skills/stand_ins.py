@@ -20,8 +20,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from nightshift.experience.v1 import experience_service_pb2 as experience_pb
 from nightshift.experience.v1 import experience_service_pb2_grpc as experience_grpc
+from nightshift.experience.v1 import forgetting_pb2, sessions_pb2, tuning_pb2
 from nightshift.experience.v1 import resources_pb2 as experience_types
-from nightshift.experience.v1 import sessions_pb2, tuning_pb2
 from nightshift.lab.v1 import lab_service_pb2 as lab_pb
 from nightshift.lab.v1 import lab_service_pb2_grpc as lab_grpc
 from nightshift.lab.v1 import resources_pb2 as lab_types
@@ -243,6 +243,14 @@ class ExperienceStandIn(_Acting, experience_grpc.ExperienceServiceServicer):
         answer = await self.effect("tuning.updated", request.name, after)
         self.tuning[request.name] = after
         return answer
+
+    async def GetDeviceFootprint(self, request: Any, context: Any) -> Any:
+        return forgetting_pb2.DeviceFootprint(run_count=3, session_count=1)
+
+    async def ForgetDevice(self, request: Any, context: Any) -> Any:
+        return await self.effect(
+            "device.forgotten", request.parent, forgetting_pb2.ForgetDeviceResponse(run_count=3)
+        )
 
     async def SummarizeSessions(self, request: Any, context: Any) -> Any:
         answer = await self.effect(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
@@ -11,6 +12,7 @@ from nightshift_kit.storage.engines import open_engine
 from nightshift_kit.storage.migrations import migrate
 from nightshift_kit.storage.problems import file_error
 from nightshift_kit.storage.readers import Readers
+from nightshift_kit.storage.scrubbing import scrub
 from nightshift_kit.storage.writer import Writer
 
 T = TypeVar("T")
@@ -113,6 +115,19 @@ class Database:
     def read_sync(self, fn: Callable[..., T], *args: Any) -> T:
         """As ``read``, for threads and tests; blocks."""
         return self._readers.read_sync(fn, *args)
+
+    async def scrub(self) -> None:
+        """Leave nothing of what was deleted in the database's own files.
+
+        SQLite overwrites what is deleted, but its log holds pages as they were: the log is written back and
+        emptied, which waits for readers. PostgreSQL frees dead rows (VACUUM); the bytes go as pages are used
+        again.
+
+        Raises:
+            DbBusy: Others read or write all the time; try again.
+            DiskFull, StorageIo, StorageReadOnly: As for writes.
+        """
+        await asyncio.to_thread(scrub, self._write_engine, self.name)
 
     def close(self) -> None:
         """Finish waiting writes and running reads, then close; further calls raise ``StorageIo``."""

@@ -11,6 +11,7 @@ from nightshift_experience.aggregation.aggregator import Aggregator
 from nightshift_experience.config import ExperienceSettings
 from nightshift_experience.embedding import EmbeddingProcess, EmbeddingSettings, find_model
 from nightshift_experience.experience import Experience
+from nightshift_experience.forgetting import Forgetter
 from nightshift_experience.importing.imports import Imports, ImportSettings
 from nightshift_experience.intake import Intake
 from nightshift_experience.languages import LanguageDetector
@@ -89,6 +90,7 @@ async def wire(wiring: Wiring) -> None:
         db, wiring.clock, search, embedder, platform_root=wiring.settings.platform_root
     )
     wiring.on_stop(opportunities.close)
+    forgetter = Forgetter(db, wiring.clock, search)
     servicer = ExperienceServicer(
         intake=core.intake,
         imports=core.imports,
@@ -99,6 +101,7 @@ async def wire(wiring: Wiring) -> None:
         sessions=core.sessions,
         profiles=core.profiles,
         tuning=core.tuning,
+        forgetter=forgetter,
         clock=wiring.clock,
     )
     wiring.add(add_ExperienceServiceServicer_to_server, servicer, SERVICE)
@@ -108,6 +111,7 @@ async def wire(wiring: Wiring) -> None:
         await asyncio.to_thread(core.detector.load)
 
     wiring.spawn("load-language-model", load_detector)
+    wiring.spawn("forget-to-the-end", forgetter.recover)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 NightshiftError
 ├── PromptTooLarge, NonFinite, ValueNegative, TimeOrder, TimestampFuture,
-│   SourceUnknown, SourceReserved, RulesInvalid                   INVALID_ARGUMENT
+│   SourceUnknown, SourceReserved, RulesInvalid, DeviceRequired   INVALID_ARGUMENT
 ├── RunUnknown, SessionUnknown, ImportJobUnknown, DirectoryNotFound  NOT_FOUND
 ├── RunIdReused                                                    ALREADY_EXISTS
-└── ImportRunning, ImportJobEnded, CostUnknown                     FAILED_PRECONDITION
+└── ImportRunning, ImportJobEnded, CostUnknown, DeviceForgotten    FAILED_PRECONDITION
 """
 
 from __future__ import annotations
@@ -65,6 +65,19 @@ class RunUnknown(NotFound):
     """There is no such run."""
 
     reason = "RUN_UNKNOWN"
+
+
+class DeviceRequired(FieldError):
+    """No device is named: runs of unknown devices are not one's."""
+
+    reason = "FIELD_REQUIRED"
+
+
+class DeviceForgotten(NightshiftError):
+    """The device was to be forgotten, and the run began before that."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "DEVICE_FORGOTTEN"
 
 
 class SessionUnknown(NotFound):

@@ -13,15 +13,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from nightshift_experience.errors import RunIdReused
+from nightshift_experience.errors import DeviceForgotten, RunIdReused
 from nightshift_experience.languages import LanguageDetector
 from nightshift_experience.runs import PRIVACY_WITHHELD, Outcome, RunRecord
 from nightshift_experience.store.merging import content_digest, encode
 from nightshift_experience.store.run_reads import Row, get_runs
-from nightshift_experience.store.run_writes import REUSED, Incoming, WritingRules, store_batch
+from nightshift_experience.store.run_writes import FORGOTTEN, REUSED, Incoming, WritingRules, store_batch
 from nightshift_experience.store.signals import add_feedback
 from nightshift_experience.taint import TAINTED, is_tainted
 from nightshift_kit.clock import Clock
+from nightshift_kit.errors import NightshiftError
 from nightshift_kit.storage import Database
 
 _SHARED_RUNS = 500
@@ -46,7 +47,7 @@ class Intake:
         self._writing: asyncio.Task[None] | None = None
 
     async def record(self, project: str, record: RunRecord) -> Row:
-        """Store one run; its row after that. Raises RunIdReused."""
+        """Store one run; its row after that. Raises RunIdReused, DeviceForgotten."""
         waiting = _Waiting(project, record, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         if self._writing is None:
@@ -54,7 +55,7 @@ class Intake:
         return await waiting.answer
 
     async def record_many(self, project: str, records: Sequence[RunRecord]) -> list[str]:
-        """Store runs in one transaction; CREATED, UPDATED, UNCHANGED or REUSED (refused) for each."""
+        """Store runs in one transaction; a verdict for each, as of `store_batch`."""
         return await self._db.write(self._store, project, records)
 
     async def feedback(
@@ -86,8 +87,8 @@ class Intake:
             if waiting.answer.done():
                 # The caller has left; what it told is stored all the same.
                 continue
-            if verdict == REUSED:
-                waiting.answer.set_exception(reused(waiting.record))
+            if verdict in (REUSED, FORGOTTEN):
+                waiting.answer.set_exception(refusal(waiting.record, verdict))
             else:
                 waiting.answer.set_result(rows[waiting.record.run_id])
 
@@ -125,8 +126,12 @@ class Intake:
         return int(self._clock.now().timestamp() * 1_000_000)
 
 
-def reused(record: RunRecord) -> RunIdReused:
-    """The error of a record whose key holds other content."""
+def refusal(record: RunRecord, verdict: str) -> NightshiftError:
+    """The error of a record that is not stored: RunIdReused or DeviceForgotten."""
+    if verdict == FORGOTTEN:
+        return DeviceForgotten(
+            "This run's device was to be forgotten after the run.", metadata={"run": record.run_id}
+        )
     return RunIdReused(
         "This run id, source and revision are stored with other content; send changes under a new revision.",
         metadata={"run": record.run_id, "source": record.source, "revision": record.revision},

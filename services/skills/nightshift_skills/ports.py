@@ -8,8 +8,8 @@ from typing import Protocol
 from google.protobuf.message import Message
 
 from nightshift.experience.v1 import experience_service_pb2 as experience_pb
+from nightshift.experience.v1 import forgetting_pb2, tuning_pb2
 from nightshift.experience.v1 import resources_pb2 as experience_types
-from nightshift.experience.v1 import tuning_pb2
 from nightshift.lab.v1 import lab_service_pb2 as lab_pb
 from nightshift.lab.v1 import resources_pb2 as lab_types
 from nightshift.monitor.v1 import monitor_service_pb2 as monitor_pb
@@ -49,6 +49,10 @@ class ExperiencePort(Protocol):
 
     async def get_state(self, project: str) -> experience_pb.ExperienceState:
         """Counts and watermarks of a project."""
+        ...
+
+    async def get_footprint(self, project: str, device: str) -> forgetting_pb2.DeviceFootprint:
+        """What is stored of a device."""
         ...
 
     async def list_opportunities(self, project: str) -> Sequence[experience_types.Opportunity]:

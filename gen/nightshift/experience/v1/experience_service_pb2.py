@@ -23,6 +23,7 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from nightshift.experience.v1 import forgetting_pb2 as nightshift_dot_experience_dot_v1_dot_forgetting__pb2
 from nightshift.experience.v1 import profiles_pb2 as nightshift_dot_experience_dot_v1_dot_profiles__pb2
 from nightshift.experience.v1 import resources_pb2 as nightshift_dot_experience_dot_v1_dot_resources__pb2
 from nightshift.experience.v1 import sessions_pb2 as nightshift_dot_experience_dot_v1_dot_sessions__pb2
@@ -30,7 +31,7 @@ from nightshift.experience.v1 import tuning_pb2 as nightshift_dot_experience_dot
 from nightshift.type.v1 import policy_pb2 as nightshift_dot_type_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1nightshift/experience/v1/experience_service.proto\x12\x18nightshift.experience.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\'nightshift/experience/v1/profiles.proto\x1a(nightshift/experience/v1/resources.proto\x1a\'nightshift/experience/v1/sessions.proto\x1a%nightshift/experience/v1/tuning.proto\x1a\x1fnightshift/type/v1/policy.proto\"N\n\x10RecordRunRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12*\n\x03run\x18\x02 \x01(\x0b\x32\x1d.nightshift.experience.v1.Run\"P\n\x11RecordRunsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12+\n\x04runs\x18\x02 \x03(\x0b\x32\x1d.nightshift.experience.v1.Run\"}\n\x12RecordRunsResponse\x12\x15\n\rcreated_count\x18\x01 \x01(\x03\x12\x17\n\x0funchanged_count\x18\x02 \x01(\x03\x12\x37\n\x08rejected\x18\x03 \x03(\x0b\x32%.nightshift.experience.v1.RejectedRun\"=\n\x0bRejectedRun\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"]\n\x15RecordFeedbackRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x34\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x02 \x01(\x0b\x32\".nightshift.experience.v1.Feedback\"+\n\x16RecordFeedbackResponse\x12\x11\n\trun_known\x18\x01 \x01(\x08\"]\n\x11ImportRunsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tdirectory\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x15\n\rplatform_root\x18\x04 \x01(\t\"&\n\x16\x43\x61ncelImportJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"#\n\x13GetImportJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"N\n\x15ListImportJobsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"k\n\x16ListImportJobsResponse\x12\x38\n\x0bimport_jobs\x18\x01 \x03(\x0b\x32#.nightshift.experience.v1.ImportJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"8\n\x15WatchImportJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tafter_seq\x18\x02 \x01(\x03\"^\n\x16WatchImportJobResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x37\n\nimport_job\x18\x02 \x01(\x0b\x32#.nightshift.experience.v1.ImportJob\"R\n\x19ListSkippedRecordsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"w\n\x1aListSkippedRecordsResponse\x12@\n\x0fskipped_records\x18\x01 \x03(\x0b\x32\'.nightshift.experience.v1.SkippedRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1d\n\rGetRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"X\n\x0fListRunsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x04 \x01(\t\"X\n\x10ListRunsResponse\x12+\n\x04runs\x18\x01 \x03(\x0b\x32\x1d.nightshift.experience.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x11\x45xportRunsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x02 \x01(\t\"A\n\x12\x45xportRunsResponse\x12+\n\x04runs\x18\x01 \x03(\x0b\x32\x1d.nightshift.experience.v1.Run\"\xa8\x01\n\x11SearchRunsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x32\n\x04mode\x18\x03 \x01(\x0e\x32$.nightshift.experience.v1.SearchMode\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x10\n\x08language\x18\x05 \x01(\t\x12\x1b\n\x13interception_config\x18\x06 \x01(\t\"^\n\x12SearchRunsResponse\x12\x31\n\x04hits\x18\x01 \x03(\x0b\x32#.nightshift.experience.v1.SearchHit\x12\x15\n\rpending_count\x18\x02 \x01(\x03\"F\n\tSearchHit\x12*\n\x03run\x18\x01 \x01(\x0b\x32\x1d.nightshift.experience.v1.Run\x12\r\n\x05score\x18\x02 \x01(\x01\"\xb3\x01\n\x1cListConfigPerformanceRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x81\x01\n\x1dListConfigPerformanceResponse\x12G\n\x12\x63onfig_performance\x18\x01 \x03(\x0b\x32+.nightshift.experience.v1.ConfigPerformance\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Q\n\x18ListOpportunitiesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"r\n\x19ListOpportunitiesResponse\x12<\n\ropportunities\x18\x01 \x03(\x0b\x32%.nightshift.experience.v1.Opportunity\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15GetOpportunityRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"+\n\x19GetExperienceStateRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\"\xf7\x02\n\x0f\x45xperienceState\x12\x11\n\trun_count\x18\x01 \x01(\x03\x12\x1c\n\x14production_run_count\x18\x02 \x01(\x03\x12\x16\n\x0e\x65mbedded_count\x18\x03 \x01(\x03\x12\x1f\n\x17pending_embedding_count\x18\x04 \x01(\x03\x12!\n\x19pending_aggregation_count\x18\x05 \x01(\x03\x12\x32\n\x0e\x61ggregate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65tect_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\x17pending_detection_count\x18\x08 \x01(\x03\x12\x32\n\x0esummarize_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x15pending_session_count\x18\n \x01(\x03\"0\n\x10\x41ggregateRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0c\n\x04\x66ull\x18\x02 \x01(\x08\"q\n\x11\x41ggregateResponse\x12\x11\n\trun_count\x18\x01 \x01(\x03\x12\x14\n\x0c\x63onfig_count\x18\x02 \x01(\x03\x12\x1a\n\x12regeneration_count\x18\x03 \x01(\x03\x12\x17\n\x0f\x63orrected_count\x18\x04 \x01(\x03\"4\n\x13\x45mbedPendingRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\"G\n\x14\x45mbedPendingResponse\x12\x16\n\x0e\x65mbedded_count\x18\x01 \x01(\x03\x12\x17\n\x0fremaining_count\x18\x02 \x01(\x03\",\n\x1a\x44\x65tectOpportunitiesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\"[\n\x1b\x44\x65tectOpportunitiesResponse\x12<\n\ropportunities\x18\x01 \x03(\x0b\x32%.nightshift.experience.v1.Opportunity*q\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x18\n\x14SEARCH_MODE_SEMANTIC\x10\x01\x12\x14\n\x10SEARCH_MODE_TEXT\x10\x02\x12\x16\n\x12SEARCH_MODE_HYBRID\x10\x03\x32\xf8\x1e\n\x11\x45xperienceService\x12y\n\tRecordRun\x12*.nightshift.experience.v1.RecordRunRequest\x1a\x1d.nightshift.experience.v1.Run\"!\x8a\xc9\x18\x1d\x08\x02\x1a\x08platform\x1a\x0fperson:approver\x12\x8c\x01\n\nRecordRuns\x12+.nightshift.experience.v1.RecordRunsRequest\x1a,.nightshift.experience.v1.RecordRunsResponse\"!\x8a\xc9\x18\x1d\x08\x02\x1a\x08platform\x1a\x0fperson:approver(\x01\x12\x96\x01\n\x0eRecordFeedback\x12/.nightshift.experience.v1.RecordFeedbackRequest\x1a\x30.nightshift.experience.v1.RecordFeedbackResponse\"!\x8a\xc9\x18\x1d\x08\x02\x1a\x08platform\x1a\x0fperson:approver\x12\x81\x01\n\nImportRuns\x12+.nightshift.experience.v1.ImportRunsRequest\x1a#.nightshift.experience.v1.ImportJob\"!\x8a\xc9\x18\x1d\x08\x02\x1a\x08platform\x1a\x0fperson:approver\x12\x8b\x01\n\x0f\x43\x61ncelImportJob\x12\x30.nightshift.experience.v1.CancelImportJobRequest\x1a#.nightshift.experience.v1.ImportJob\"!\x8a\xc9\x18\x1d\x08\x02\x1a\x08platform\x1a\x0fperson:approver\x12j\n\x0cGetImportJob\x12-.nightshift.experience.v1.GetImportJobRequest\x1a#.nightshift.experience.v1.ImportJob\"\x06\x8a\xc9\x18\x02\x08\x01\x12{\n\x0eListImportJobs\x12/.nightshift.experience.v1.ListImportJobsRequest\x1a\x30.nightshift.experience.v1.ListImportJobsResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x12}\n\x0eWatchImportJob\x12/.nightshift.experience.v1.WatchImportJobRequest\x1a\x30.nightshift.experience.v1.WatchImportJobResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x30\x01\x12\x87\x01\n\x12ListSkippedRecords\x12\x33.nightshift.experience.v1.ListSkippedRecordsRequest\x1a\x34.nightshift.experience.v1.ListSkippedRecordsResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x12X\n\x06GetRun\x12\'.nightshift.experience.v1.GetRunRequest\x1a\x1d.nightshift.experience.v1.Run\"\x06\x8a\xc9\x18\x02\x08\x01\x12i\n\x08ListRuns\x12).nightshift.experience.v1.ListRunsRequest\x1a*.nightshift.experience.v1.ListRunsResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x12q\n\nExportRuns\x12+.nightshift.experience.v1.ExportRunsRequest\x1a,.nightshift.experience.v1.ExportRunsResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x30\x01\x12o\n\nSearchRuns\x12+.nightshift.experience.v1.SearchRunsRequest\x1a,.nightshift.experience.v1.SearchRunsResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x12\x90\x01\n\x15ListConfigPerformance\x12\x36.nightshift.experience.v1.ListConfigPerformanceRequest\x1a\x37.nightshift.experience.v1.ListConfigPerformanceResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x12\x84\x01\n\x11ListOpportunities\x12\x32.nightshift.experience.v1.ListOpportunitiesRequest\x1a\x33.nightshift.experience.v1.ListOpportunitiesResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x12p\n\x0eGetOpportunity\x12/.nightshift.experience.v1.GetOpportunityRequest\x1a%.nightshift.experience.v1.Opportunity\"\x06\x8a\xc9\x18\x02\x08\x01\x12\x64\n\nGetSession\x12+.nightshift.experience.v1.GetSessionRequest\x1a!.nightshift.experience.v1.Session\"\x06\x8a\xc9\x18\x02\x08\x01\x12u\n\x0cListSessions\x12-.nightshift.experience.v1.ListSessionsRequest\x1a..nightshift.experience.v1.ListSessionsResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x12\x87\x01\n\x12ListDailySummaries\x12\x33.nightshift.experience.v1.ListDailySummariesRequest\x1a\x34.nightshift.experience.v1.ListDailySummariesResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x12\x64\n\nGetProfile\x12+.nightshift.experience.v1.GetProfileRequest\x1a!.nightshift.experience.v1.Profile\"\x06\x8a\xc9\x18\x02\x08\x01\x12\x8a\x01\n\x13ListRecommendations\x12\x34.nightshift.experience.v1.ListRecommendationsRequest\x1a\x35.nightshift.experience.v1.ListRecommendationsResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x12v\n\x0ePredictRunCost\x12/.nightshift.experience.v1.PredictRunCostRequest\x1a+.nightshift.experience.v1.RunCostPrediction\"\x06\x8a\xc9\x18\x02\x08\x01\x12v\n\x10GetTunedSettings\x12\x31.nightshift.experience.v1.GetTunedSettingsRequest\x1a\'.nightshift.experience.v1.TunedSettings\"\x06\x8a\xc9\x18\x02\x08\x01\x12\x61\n\tGetTuning\x12*.nightshift.experience.v1.GetTuningRequest\x1a .nightshift.experience.v1.Tuning\"\x06\x8a\xc9\x18\x02\x08\x01\x12\x87\x01\n\x12ListTuningOutcomes\x12\x33.nightshift.experience.v1.ListTuningOutcomesRequest\x1a\x34.nightshift.experience.v1.ListTuningOutcomesResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x12w\n\x0cUpdateTuning\x12-.nightshift.experience.v1.UpdateTuningRequest\x1a .nightshift.experience.v1.Tuning\"\x16\x8a\xc9\x18\x12\x08\x03\x10\x03 \x01*\nset_tuning\x12|\n\x12GetExperienceState\x12\x33.nightshift.experience.v1.GetExperienceStateRequest\x1a).nightshift.experience.v1.ExperienceState\"\x06\x8a\xc9\x18\x02\x08\x01\x12\x86\x01\n\tAggregate\x12*.nightshift.experience.v1.AggregateRequest\x1a+.nightshift.experience.v1.AggregateResponse\" \x8a\xc9\x18\x1c\x08\x03\x10\x01*\x14\x61ggregate_experience8\x01\x12\x8b\x01\n\x0c\x45mbedPending\x12-.nightshift.experience.v1.EmbedPendingRequest\x1a..nightshift.experience.v1.EmbedPendingResponse\"\x1c\x8a\xc9\x18\x18\x08\x03\x10\x01*\x10\x62uild_embeddings8\x01\x12\x9a\x01\n\x11SummarizeSessions\x12\x32.nightshift.experience.v1.SummarizeSessionsRequest\x1a\x33.nightshift.experience.v1.SummarizeSessionsResponse\"\x1c\x8a\xc9\x18\x18\x08\x03\x10\x01*\x12summarize_sessions\x12\xa4\x01\n\x13\x44\x65tectOpportunities\x12\x34.nightshift.experience.v1.DetectOpportunitiesRequest\x1a\x35.nightshift.experience.v1.DetectOpportunitiesResponse\" \x8a\xc9\x18\x1c\x08\x03\x10\x01*\x14\x64\x65tect_opportunities8\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1nightshift/experience/v1/experience_service.proto\x12\x18nightshift.experience.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a)nightshift/experience/v1/forgetting.proto\x1a\'nightshift/experience/v1/profiles.proto\x1a(nightshift/experience/v1/resources.proto\x1a\'nightshift/experience/v1/sessions.proto\x1a%nightshift/experience/v1/tuning.proto\x1a\x1fnightshift/type/v1/policy.proto\"N\n\x10RecordRunRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12*\n\x03run\x18\x02 \x01(\x0b\x32\x1d.nightshift.experience.v1.Run\"P\n\x11RecordRunsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12+\n\x04runs\x18\x02 \x03(\x0b\x32\x1d.nightshift.experience.v1.Run\"}\n\x12RecordRunsResponse\x12\x15\n\rcreated_count\x18\x01 \x01(\x03\x12\x17\n\x0funchanged_count\x18\x02 \x01(\x03\x12\x37\n\x08rejected\x18\x03 \x03(\x0b\x32%.nightshift.experience.v1.RejectedRun\"=\n\x0bRejectedRun\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"]\n\x15RecordFeedbackRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x34\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x02 \x01(\x0b\x32\".nightshift.experience.v1.Feedback\"+\n\x16RecordFeedbackResponse\x12\x11\n\trun_known\x18\x01 \x01(\x08\"]\n\x11ImportRunsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tdirectory\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x15\n\rplatform_root\x18\x04 \x01(\t\"&\n\x16\x43\x61ncelImportJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"#\n\x13GetImportJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"N\n\x15ListImportJobsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"k\n\x16ListImportJobsResponse\x12\x38\n\x0bimport_jobs\x18\x01 \x03(\x0b\x32#.nightshift.experience.v1.ImportJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"8\n\x15WatchImportJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tafter_seq\x18\x02 \x01(\x03\"^\n\x16WatchImportJobResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x37\n\nimport_job\x18\x02 \x01(\x0b\x32#.nightshift.experience.v1.ImportJob\"R\n\x19ListSkippedRecordsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"w\n\x1aListSkippedRecordsResponse\x12@\n\x0fskipped_records\x18\x01 \x03(\x0b\x32\'.nightshift.experience.v1.SkippedRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1d\n\rGetRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"X\n\x0fListRunsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x04 \x01(\t\"X\n\x10ListRunsResponse\x12+\n\x04runs\x18\x01 \x03(\x0b\x32\x1d.nightshift.experience.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x11\x45xportRunsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x02 \x01(\t\"A\n\x12\x45xportRunsResponse\x12+\n\x04runs\x18\x01 \x03(\x0b\x32\x1d.nightshift.experience.v1.Run\"\xa8\x01\n\x11SearchRunsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x32\n\x04mode\x18\x03 \x01(\x0e\x32$.nightshift.experience.v1.SearchMode\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x10\n\x08language\x18\x05 \x01(\t\x12\x1b\n\x13interception_config\x18\x06 \x01(\t\"^\n\x12SearchRunsResponse\x12\x31\n\x04hits\x18\x01 \x03(\x0b\x32#.nightshift.experience.v1.SearchHit\x12\x15\n\rpending_count\x18\x02 \x01(\x03\"F\n\tSearchHit\x12*\n\x03run\x18\x01 \x01(\x0b\x32\x1d.nightshift.experience.v1.Run\x12\r\n\x05score\x18\x02 \x01(\x01\"\xb3\x01\n\x1cListConfigPerformanceRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x81\x01\n\x1dListConfigPerformanceResponse\x12G\n\x12\x63onfig_performance\x18\x01 \x03(\x0b\x32+.nightshift.experience.v1.ConfigPerformance\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Q\n\x18ListOpportunitiesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"r\n\x19ListOpportunitiesResponse\x12<\n\ropportunities\x18\x01 \x03(\x0b\x32%.nightshift.experience.v1.Opportunity\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15GetOpportunityRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"+\n\x19GetExperienceStateRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\"\xf7\x02\n\x0f\x45xperienceState\x12\x11\n\trun_count\x18\x01 \x01(\x03\x12\x1c\n\x14production_run_count\x18\x02 \x01(\x03\x12\x16\n\x0e\x65mbedded_count\x18\x03 \x01(\x03\x12\x1f\n\x17pending_embedding_count\x18\x04 \x01(\x03\x12!\n\x19pending_aggregation_count\x18\x05 \x01(\x03\x12\x32\n\x0e\x61ggregate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65tect_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\x17pending_detection_count\x18\x08 \x01(\x03\x12\x32\n\x0esummarize_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x15pending_session_count\x18\n \x01(\x03\"0\n\x10\x41ggregateRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0c\n\x04\x66ull\x18\x02 \x01(\x08\"q\n\x11\x41ggregateResponse\x12\x11\n\trun_count\x18\x01 \x01(\x03\x12\x14\n\x0c\x63onfig_count\x18\x02 \x01(\x03\x12\x1a\n\x12regeneration_count\x18\x03 \x01(\x03\x12\x17\n\x0f\x63orrected_count\x18\x04 \x01(\x03\"4\n\x13\x45mbedPendingRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\"G\n\x14\x45mbedPendingResponse\x12\x16\n\x0e\x65mbedded_count\x18\x01 \x01(\x03\x12\x17\n\x0fremaining_count\x18\x02 \x01(\x03\",\n\x1a\x44\x65tectOpportunitiesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\"[\n\x1b\x44\x65tectOpportunitiesResponse\x12<\n\ropportunities\x18\x01 \x03(\x0b\x32%.nightshift.experience.v1.Opportunity*q\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x18\n\x14SEARCH_MODE_SEMANTIC\x10\x01\x12\x14\n\x10SEARCH_MODE_TEXT\x10\x02\x12\x16\n\x12SEARCH_MODE_HYBRID\x10\x03\x32\x81!\n\x11\x45xperienceService\x12y\n\tRecordRun\x12*.nightshift.experience.v1.RecordRunRequest\x1a\x1d.nightshift.experience.v1.Run\"!\x8a\xc9\x18\x1d\x08\x02\x1a\x08platform\x1a\x0fperson:approver\x12\x8c\x01\n\nRecordRuns\x12+.nightshift.experience.v1.RecordRunsRequest\x1a,.nightshift.experience.v1.RecordRunsResponse\"!\x8a\xc9\x18\x1d\x08\x02\x1a\x08platform\x1a\x0fperson:approver(\x01\x12\x96\x01\n\x0eRecordFeedback\x12/.nightshift.experience.v1.RecordFeedbackRequest\x1a\x30.nightshift.experience.v1.RecordFeedbackResponse\"!\x8a\xc9\x18\x1d\x08\x02\x1a\x08platform\x1a\x0fperson:approver\x12\x81\x01\n\nImportRuns\x12+.nightshift.experience.v1.ImportRunsRequest\x1a#.nightshift.experience.v1.ImportJob\"!\x8a\xc9\x18\x1d\x08\x02\x1a\x08platform\x1a\x0fperson:approver\x12\x8b\x01\n\x0f\x43\x61ncelImportJob\x12\x30.nightshift.experience.v1.CancelImportJobRequest\x1a#.nightshift.experience.v1.ImportJob\"!\x8a\xc9\x18\x1d\x08\x02\x1a\x08platform\x1a\x0fperson:approver\x12j\n\x0cGetImportJob\x12-.nightshift.experience.v1.GetImportJobRequest\x1a#.nightshift.experience.v1.ImportJob\"\x06\x8a\xc9\x18\x02\x08\x01\x12{\n\x0eListImportJobs\x12/.nightshift.experience.v1.ListImportJobsRequest\x1a\x30.nightshift.experience.v1.ListImportJobsResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x12}\n\x0eWatchImportJob\x12/.nightshift.experience.v1.WatchImportJobRequest\x1a\x30.nightshift.experience.v1.WatchImportJobResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x30\x01\x12\x87\x01\n\x12ListSkippedRecords\x12\x33.nightshift.experience.v1.ListSkippedRecordsRequest\x1a\x34.nightshift.experience.v1.ListSkippedRecordsResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x12X\n\x06GetRun\x12\'.nightshift.experience.v1.GetRunRequest\x1a\x1d.nightshift.experience.v1.Run\"\x06\x8a\xc9\x18\x02\x08\x01\x12i\n\x08ListRuns\x12).nightshift.experience.v1.ListRunsRequest\x1a*.nightshift.experience.v1.ListRunsResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x12q\n\nExportRuns\x12+.nightshift.experience.v1.ExportRunsRequest\x1a,.nightshift.experience.v1.ExportRunsResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x30\x01\x12o\n\nSearchRuns\x12+.nightshift.experience.v1.SearchRunsRequest\x1a,.nightshift.experience.v1.SearchRunsResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x12\x90\x01\n\x15ListConfigPerformance\x12\x36.nightshift.experience.v1.ListConfigPerformanceRequest\x1a\x37.nightshift.experience.v1.ListConfigPerformanceResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x12\x84\x01\n\x11ListOpportunities\x12\x32.nightshift.experience.v1.ListOpportunitiesRequest\x1a\x33.nightshift.experience.v1.ListOpportunitiesResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x12p\n\x0eGetOpportunity\x12/.nightshift.experience.v1.GetOpportunityRequest\x1a%.nightshift.experience.v1.Opportunity\"\x06\x8a\xc9\x18\x02\x08\x01\x12\x64\n\nGetSession\x12+.nightshift.experience.v1.GetSessionRequest\x1a!.nightshift.experience.v1.Session\"\x06\x8a\xc9\x18\x02\x08\x01\x12u\n\x0cListSessions\x12-.nightshift.experience.v1.ListSessionsRequest\x1a..nightshift.experience.v1.ListSessionsResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x12\x87\x01\n\x12ListDailySummaries\x12\x33.nightshift.experience.v1.ListDailySummariesRequest\x1a\x34.nightshift.experience.v1.ListDailySummariesResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x12\x64\n\nGetProfile\x12+.nightshift.experience.v1.GetProfileRequest\x1a!.nightshift.experience.v1.Profile\"\x06\x8a\xc9\x18\x02\x08\x01\x12\x8a\x01\n\x13ListRecommendations\x12\x34.nightshift.experience.v1.ListRecommendationsRequest\x1a\x35.nightshift.experience.v1.ListRecommendationsResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x12v\n\x0ePredictRunCost\x12/.nightshift.experience.v1.PredictRunCostRequest\x1a+.nightshift.experience.v1.RunCostPrediction\"\x06\x8a\xc9\x18\x02\x08\x01\x12v\n\x10GetTunedSettings\x12\x31.nightshift.experience.v1.GetTunedSettingsRequest\x1a\'.nightshift.experience.v1.TunedSettings\"\x06\x8a\xc9\x18\x02\x08\x01\x12\x61\n\tGetTuning\x12*.nightshift.experience.v1.GetTuningRequest\x1a .nightshift.experience.v1.Tuning\"\x06\x8a\xc9\x18\x02\x08\x01\x12\x87\x01\n\x12ListTuningOutcomes\x12\x33.nightshift.experience.v1.ListTuningOutcomesRequest\x1a\x34.nightshift.experience.v1.ListTuningOutcomesResponse\"\x06\x8a\xc9\x18\x02\x08\x01\x12w\n\x0cUpdateTuning\x12-.nightshift.experience.v1.UpdateTuningRequest\x1a .nightshift.experience.v1.Tuning\"\x16\x8a\xc9\x18\x12\x08\x03\x10\x03 \x01*\nset_tuning\x12|\n\x12GetDeviceFootprint\x12\x33.nightshift.experience.v1.GetDeviceFootprintRequest\x1a).nightshift.experience.v1.DeviceFootprint\"\x06\x8a\xc9\x18\x02\x08\x01\x12\x88\x01\n\x0c\x46orgetDevice\x12-.nightshift.experience.v1.ForgetDeviceRequest\x1a..nightshift.experience.v1.ForgetDeviceResponse\"\x19\x8a\xc9\x18\x15\x08\x03\x10\x03 \x01*\rforget_device\x12|\n\x12GetExperienceState\x12\x33.nightshift.experience.v1.GetExperienceStateRequest\x1a).nightshift.experience.v1.ExperienceState\"\x06\x8a\xc9\x18\x02\x08\x01\x12\x86\x01\n\tAggregate\x12*.nightshift.experience.v1.AggregateRequest\x1a+.nightshift.experience.v1.AggregateResponse\" \x8a\xc9\x18\x1c\x08\x03\x10\x01*\x14\x61ggregate_experience8\x01\x12\x8b\x01\n\x0c\x45mbedPending\x12-.nightshift.experience.v1.EmbedPendingRequest\x1a..nightshift.experience.v1.EmbedPendingResponse\"\x1c\x8a\xc9\x18\x18\x08\x03\x10\x01*\x10\x62uild_embeddings8\x01\x12\x9a\x01\n\x11SummarizeSessions\x12\x32.nightshift.experience.v1.SummarizeSessionsRequest\x1a\x33.nightshift.experience.v1.SummarizeSessionsResponse\"\x1c\x8a\xc9\x18\x18\x08\x03\x10\x01*\x12summarize_sessions\x12\xa4\x01\n\x13\x44\x65tectOpportunities\x12\x34.nightshift.experience.v1.DetectOpportunitiesRequest\x1a\x35.nightshift.experience.v1.DetectOpportunitiesResponse\" \x8a\xc9\x18\x1c\x08\x03\x10\x01*\x14\x64\x65tect_opportunities8\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -89,6 +90,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPERIENCESERVICE'].methods_by_name['ListTuningOutcomes']._serialized_options = b'\212\311\030\002\010\001'
   _globals['_EXPERIENCESERVICE'].methods_by_name['UpdateTuning']._loaded_options = None
   _globals['_EXPERIENCESERVICE'].methods_by_name['UpdateTuning']._serialized_options = b'\212\311\030\022\010\003\020\003 \001*\nset_tuning'
+  _globals['_EXPERIENCESERVICE'].methods_by_name['GetDeviceFootprint']._loaded_options = None
+  _globals['_EXPERIENCESERVICE'].methods_by_name['GetDeviceFootprint']._serialized_options = b'\212\311\030\002\010\001'
+  _globals['_EXPERIENCESERVICE'].methods_by_name['ForgetDevice']._loaded_options = None
+  _globals['_EXPERIENCESERVICE'].methods_by_name['ForgetDevice']._serialized_options = b'\212\311\030\025\010\003\020\003 \001*\rforget_device'
   _globals['_EXPERIENCESERVICE'].methods_by_name['GetExperienceState']._loaded_options = None
   _globals['_EXPERIENCESERVICE'].methods_by_name['GetExperienceState']._serialized_options = b'\212\311\030\002\010\001'
   _globals['_EXPERIENCESERVICE'].methods_by_name['Aggregate']._loaded_options = None
@@ -99,80 +104,80 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPERIENCESERVICE'].methods_by_name['SummarizeSessions']._serialized_options = b'\212\311\030\030\010\003\020\001*\022summarize_sessions'
   _globals['_EXPERIENCESERVICE'].methods_by_name['DetectOpportunities']._loaded_options = None
   _globals['_EXPERIENCESERVICE'].methods_by_name['DetectOpportunities']._serialized_options = b'\212\311\030\034\010\003\020\001*\024detect_opportunities8\001'
-  _globals['_SEARCHMODE']._serialized_start=3596
-  _globals['_SEARCHMODE']._serialized_end=3709
-  _globals['_RECORDRUNREQUEST']._serialized_start=308
-  _globals['_RECORDRUNREQUEST']._serialized_end=386
-  _globals['_RECORDRUNSREQUEST']._serialized_start=388
-  _globals['_RECORDRUNSREQUEST']._serialized_end=468
-  _globals['_RECORDRUNSRESPONSE']._serialized_start=470
-  _globals['_RECORDRUNSRESPONSE']._serialized_end=595
-  _globals['_REJECTEDRUN']._serialized_start=597
-  _globals['_REJECTEDRUN']._serialized_end=658
-  _globals['_RECORDFEEDBACKREQUEST']._serialized_start=660
-  _globals['_RECORDFEEDBACKREQUEST']._serialized_end=753
-  _globals['_RECORDFEEDBACKRESPONSE']._serialized_start=755
-  _globals['_RECORDFEEDBACKRESPONSE']._serialized_end=798
-  _globals['_IMPORTRUNSREQUEST']._serialized_start=800
-  _globals['_IMPORTRUNSREQUEST']._serialized_end=893
-  _globals['_CANCELIMPORTJOBREQUEST']._serialized_start=895
-  _globals['_CANCELIMPORTJOBREQUEST']._serialized_end=933
-  _globals['_GETIMPORTJOBREQUEST']._serialized_start=935
-  _globals['_GETIMPORTJOBREQUEST']._serialized_end=970
-  _globals['_LISTIMPORTJOBSREQUEST']._serialized_start=972
-  _globals['_LISTIMPORTJOBSREQUEST']._serialized_end=1050
-  _globals['_LISTIMPORTJOBSRESPONSE']._serialized_start=1052
-  _globals['_LISTIMPORTJOBSRESPONSE']._serialized_end=1159
-  _globals['_WATCHIMPORTJOBREQUEST']._serialized_start=1161
-  _globals['_WATCHIMPORTJOBREQUEST']._serialized_end=1217
-  _globals['_WATCHIMPORTJOBRESPONSE']._serialized_start=1219
-  _globals['_WATCHIMPORTJOBRESPONSE']._serialized_end=1313
-  _globals['_LISTSKIPPEDRECORDSREQUEST']._serialized_start=1315
-  _globals['_LISTSKIPPEDRECORDSREQUEST']._serialized_end=1397
-  _globals['_LISTSKIPPEDRECORDSRESPONSE']._serialized_start=1399
-  _globals['_LISTSKIPPEDRECORDSRESPONSE']._serialized_end=1518
-  _globals['_GETRUNREQUEST']._serialized_start=1520
-  _globals['_GETRUNREQUEST']._serialized_end=1549
-  _globals['_LISTRUNSREQUEST']._serialized_start=1551
-  _globals['_LISTRUNSREQUEST']._serialized_end=1639
-  _globals['_LISTRUNSRESPONSE']._serialized_start=1641
-  _globals['_LISTRUNSRESPONSE']._serialized_end=1729
-  _globals['_EXPORTRUNSREQUEST']._serialized_start=1731
-  _globals['_EXPORTRUNSREQUEST']._serialized_end=1782
-  _globals['_EXPORTRUNSRESPONSE']._serialized_start=1784
-  _globals['_EXPORTRUNSRESPONSE']._serialized_end=1849
-  _globals['_SEARCHRUNSREQUEST']._serialized_start=1852
-  _globals['_SEARCHRUNSREQUEST']._serialized_end=2020
-  _globals['_SEARCHRUNSRESPONSE']._serialized_start=2022
-  _globals['_SEARCHRUNSRESPONSE']._serialized_end=2116
-  _globals['_SEARCHHIT']._serialized_start=2118
-  _globals['_SEARCHHIT']._serialized_end=2188
-  _globals['_LISTCONFIGPERFORMANCEREQUEST']._serialized_start=2191
-  _globals['_LISTCONFIGPERFORMANCEREQUEST']._serialized_end=2370
-  _globals['_LISTCONFIGPERFORMANCERESPONSE']._serialized_start=2373
-  _globals['_LISTCONFIGPERFORMANCERESPONSE']._serialized_end=2502
-  _globals['_LISTOPPORTUNITIESREQUEST']._serialized_start=2504
-  _globals['_LISTOPPORTUNITIESREQUEST']._serialized_end=2585
-  _globals['_LISTOPPORTUNITIESRESPONSE']._serialized_start=2587
-  _globals['_LISTOPPORTUNITIESRESPONSE']._serialized_end=2701
-  _globals['_GETOPPORTUNITYREQUEST']._serialized_start=2703
-  _globals['_GETOPPORTUNITYREQUEST']._serialized_end=2740
-  _globals['_GETEXPERIENCESTATEREQUEST']._serialized_start=2742
-  _globals['_GETEXPERIENCESTATEREQUEST']._serialized_end=2785
-  _globals['_EXPERIENCESTATE']._serialized_start=2788
-  _globals['_EXPERIENCESTATE']._serialized_end=3163
-  _globals['_AGGREGATEREQUEST']._serialized_start=3165
-  _globals['_AGGREGATEREQUEST']._serialized_end=3213
-  _globals['_AGGREGATERESPONSE']._serialized_start=3215
-  _globals['_AGGREGATERESPONSE']._serialized_end=3328
-  _globals['_EMBEDPENDINGREQUEST']._serialized_start=3330
-  _globals['_EMBEDPENDINGREQUEST']._serialized_end=3382
-  _globals['_EMBEDPENDINGRESPONSE']._serialized_start=3384
-  _globals['_EMBEDPENDINGRESPONSE']._serialized_end=3455
-  _globals['_DETECTOPPORTUNITIESREQUEST']._serialized_start=3457
-  _globals['_DETECTOPPORTUNITIESREQUEST']._serialized_end=3501
-  _globals['_DETECTOPPORTUNITIESRESPONSE']._serialized_start=3503
-  _globals['_DETECTOPPORTUNITIESRESPONSE']._serialized_end=3594
-  _globals['_EXPERIENCESERVICE']._serialized_start=3712
-  _globals['_EXPERIENCESERVICE']._serialized_end=7672
+  _globals['_SEARCHMODE']._serialized_start=3639
+  _globals['_SEARCHMODE']._serialized_end=3752
+  _globals['_RECORDRUNREQUEST']._serialized_start=351
+  _globals['_RECORDRUNREQUEST']._serialized_end=429
+  _globals['_RECORDRUNSREQUEST']._serialized_start=431
+  _globals['_RECORDRUNSREQUEST']._serialized_end=511
+  _globals['_RECORDRUNSRESPONSE']._serialized_start=513
+  _globals['_RECORDRUNSRESPONSE']._serialized_end=638
+  _globals['_REJECTEDRUN']._serialized_start=640
+  _globals['_REJECTEDRUN']._serialized_end=701
+  _globals['_RECORDFEEDBACKREQUEST']._serialized_start=703
+  _globals['_RECORDFEEDBACKREQUEST']._serialized_end=796
+  _globals['_RECORDFEEDBACKRESPONSE']._serialized_start=798
+  _globals['_RECORDFEEDBACKRESPONSE']._serialized_end=841
+  _globals['_IMPORTRUNSREQUEST']._serialized_start=843
+  _globals['_IMPORTRUNSREQUEST']._serialized_end=936
+  _globals['_CANCELIMPORTJOBREQUEST']._serialized_start=938
+  _globals['_CANCELIMPORTJOBREQUEST']._serialized_end=976
+  _globals['_GETIMPORTJOBREQUEST']._serialized_start=978
+  _globals['_GETIMPORTJOBREQUEST']._serialized_end=1013
+  _globals['_LISTIMPORTJOBSREQUEST']._serialized_start=1015
+  _globals['_LISTIMPORTJOBSREQUEST']._serialized_end=1093
+  _globals['_LISTIMPORTJOBSRESPONSE']._serialized_start=1095
+  _globals['_LISTIMPORTJOBSRESPONSE']._serialized_end=1202
+  _globals['_WATCHIMPORTJOBREQUEST']._serialized_start=1204
+  _globals['_WATCHIMPORTJOBREQUEST']._serialized_end=1260
+  _globals['_WATCHIMPORTJOBRESPONSE']._serialized_start=1262
+  _globals['_WATCHIMPORTJOBRESPONSE']._serialized_end=1356
+  _globals['_LISTSKIPPEDRECORDSREQUEST']._serialized_start=1358
+  _globals['_LISTSKIPPEDRECORDSREQUEST']._serialized_end=1440
+  _globals['_LISTSKIPPEDRECORDSRESPONSE']._serialized_start=1442
+  _globals['_LISTSKIPPEDRECORDSRESPONSE']._serialized_end=1561
+  _globals['_GETRUNREQUEST']._serialized_start=1563
+  _globals['_GETRUNREQUEST']._serialized_end=1592
+  _globals['_LISTRUNSREQUEST']._serialized_start=1594
+  _globals['_LISTRUNSREQUEST']._serialized_end=1682
+  _globals['_LISTRUNSRESPONSE']._serialized_start=1684
+  _globals['_LISTRUNSRESPONSE']._serialized_end=1772
+  _globals['_EXPORTRUNSREQUEST']._serialized_start=1774
+  _globals['_EXPORTRUNSREQUEST']._serialized_end=1825
+  _globals['_EXPORTRUNSRESPONSE']._serialized_start=1827
+  _globals['_EXPORTRUNSRESPONSE']._serialized_end=1892
+  _globals['_SEARCHRUNSREQUEST']._serialized_start=1895
+  _globals['_SEARCHRUNSREQUEST']._serialized_end=2063
+  _globals['_SEARCHRUNSRESPONSE']._serialized_start=2065
+  _globals['_SEARCHRUNSRESPONSE']._serialized_end=2159
+  _globals['_SEARCHHIT']._serialized_start=2161
+  _globals['_SEARCHHIT']._serialized_end=2231
+  _globals['_LISTCONFIGPERFORMANCEREQUEST']._serialized_start=2234
+  _globals['_LISTCONFIGPERFORMANCEREQUEST']._serialized_end=2413
+  _globals['_LISTCONFIGPERFORMANCERESPONSE']._serialized_start=2416
+  _globals['_LISTCONFIGPERFORMANCERESPONSE']._serialized_end=2545
+  _globals['_LISTOPPORTUNITIESREQUEST']._serialized_start=2547
+  _globals['_LISTOPPORTUNITIESREQUEST']._serialized_end=2628
+  _globals['_LISTOPPORTUNITIESRESPONSE']._serialized_start=2630
+  _globals['_LISTOPPORTUNITIESRESPONSE']._serialized_end=2744
+  _globals['_GETOPPORTUNITYREQUEST']._serialized_start=2746
+  _globals['_GETOPPORTUNITYREQUEST']._serialized_end=2783
+  _globals['_GETEXPERIENCESTATEREQUEST']._serialized_start=2785
+  _globals['_GETEXPERIENCESTATEREQUEST']._serialized_end=2828
+  _globals['_EXPERIENCESTATE']._serialized_start=2831
+  _globals['_EXPERIENCESTATE']._serialized_end=3206
+  _globals['_AGGREGATEREQUEST']._serialized_start=3208
+  _globals['_AGGREGATEREQUEST']._serialized_end=3256
+  _globals['_AGGREGATERESPONSE']._serialized_start=3258
+  _globals['_AGGREGATERESPONSE']._serialized_end=3371
+  _globals['_EMBEDPENDINGREQUEST']._serialized_start=3373
+  _globals['_EMBEDPENDINGREQUEST']._serialized_end=3425
+  _globals['_EMBEDPENDINGRESPONSE']._serialized_start=3427
+  _globals['_EMBEDPENDINGRESPONSE']._serialized_end=3498
+  _globals['_DETECTOPPORTUNITIESREQUEST']._serialized_start=3500
+  _globals['_DETECTOPPORTUNITIESREQUEST']._serialized_end=3544
+  _globals['_DETECTOPPORTUNITIESRESPONSE']._serialized_start=3546
+  _globals['_DETECTOPPORTUNITIESRESPONSE']._serialized_end=3637
+  _globals['_EXPERIENCESERVICE']._serialized_start=3755
+  _globals['_EXPERIENCESERVICE']._serialized_end=7980
 # @@protoc_insertion_point(module_scope)

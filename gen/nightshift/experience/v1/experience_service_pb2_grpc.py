@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from nightshift.experience.v1 import experience_service_pb2 as nightshift_dot_experience_dot_v1_dot_experience__service__pb2
+from nightshift.experience.v1 import forgetting_pb2 as nightshift_dot_experience_dot_v1_dot_forgetting__pb2
 from nightshift.experience.v1 import profiles_pb2 as nightshift_dot_experience_dot_v1_dot_profiles__pb2
 from nightshift.experience.v1 import resources_pb2 as nightshift_dot_experience_dot_v1_dot_resources__pb2
 from nightshift.experience.v1 import sessions_pb2 as nightshift_dot_experience_dot_v1_dot_sessions__pb2
@@ -169,6 +170,16 @@ class ExperienceServiceStub:
                 request_serializer=nightshift_dot_experience_dot_v1_dot_tuning__pb2.UpdateTuningRequest.SerializeToString,
                 response_deserializer=nightshift_dot_experience_dot_v1_dot_tuning__pb2.Tuning.FromString,
                 _registered_method=True)
+        self.GetDeviceFootprint = channel.unary_unary(
+                '/nightshift.experience.v1.ExperienceService/GetDeviceFootprint',
+                request_serializer=nightshift_dot_experience_dot_v1_dot_forgetting__pb2.GetDeviceFootprintRequest.SerializeToString,
+                response_deserializer=nightshift_dot_experience_dot_v1_dot_forgetting__pb2.DeviceFootprint.FromString,
+                _registered_method=True)
+        self.ForgetDevice = channel.unary_unary(
+                '/nightshift.experience.v1.ExperienceService/ForgetDevice',
+                request_serializer=nightshift_dot_experience_dot_v1_dot_forgetting__pb2.ForgetDeviceRequest.SerializeToString,
+                response_deserializer=nightshift_dot_experience_dot_v1_dot_forgetting__pb2.ForgetDeviceResponse.FromString,
+                _registered_method=True)
         self.GetExperienceState = channel.unary_unary(
                 '/nightshift.experience.v1.ExperienceService/GetExperienceState',
                 request_serializer=nightshift_dot_experience_dot_v1_dot_experience__service__pb2.GetExperienceStateRequest.SerializeToString,
@@ -204,7 +215,7 @@ class ExperienceServiceServicer:
         """Stores one run. On disk before it answers. Idempotent by (run id, source, revision): the same content
         gives the same answer. Errors: ALREADY_EXISTS RUN_ID_REUSED for other content under the same three;
         INVALID_ARGUMENT ID_INVALID, PROMPT_TOO_LARGE, NON_FINITE, VALUE_NEGATIVE, TIME_ORDER, TIMESTAMP_FUTURE,
-        ENUM_REQUIRED, ENUM_UNKNOWN.
+        ENUM_REQUIRED, ENUM_UNKNOWN; FAILED_PRECONDITION DEVICE_FORGOTTEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -397,6 +408,24 @@ class ExperienceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDeviceFootprint(self, request, context):
+        """What is stored of a device. Errors: INVALID_ARGUMENT FIELD_REQUIRED, ID_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetDevice(self, request, context):
+        """Forgets a device: its runs and sessions leave the store and its counters, the search index and the bytes of
+        their files, before this answers; what it did until now is refused from now on, whoever brings it
+        (DEVICE_FORGOTTEN). The platform's own exports stay the platform's. Cannot be undone. Errors: INVALID_ARGUMENT
+        FIELD_REQUIRED, ID_INVALID; UNAVAILABLE DB_BUSY where the rows are gone and bytes are left, which the next
+        start takes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetExperienceState(self, request, context):
         """Counts, what waits for aggregation and for embedding, and the watermarks that skills plans by.
         """
@@ -567,6 +596,16 @@ def add_ExperienceServiceServicer_to_server(servicer, server):
                     servicer.UpdateTuning,
                     request_deserializer=nightshift_dot_experience_dot_v1_dot_tuning__pb2.UpdateTuningRequest.FromString,
                     response_serializer=nightshift_dot_experience_dot_v1_dot_tuning__pb2.Tuning.SerializeToString,
+            ),
+            'GetDeviceFootprint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDeviceFootprint,
+                    request_deserializer=nightshift_dot_experience_dot_v1_dot_forgetting__pb2.GetDeviceFootprintRequest.FromString,
+                    response_serializer=nightshift_dot_experience_dot_v1_dot_forgetting__pb2.DeviceFootprint.SerializeToString,
+            ),
+            'ForgetDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetDevice,
+                    request_deserializer=nightshift_dot_experience_dot_v1_dot_forgetting__pb2.ForgetDeviceRequest.FromString,
+                    response_serializer=nightshift_dot_experience_dot_v1_dot_forgetting__pb2.ForgetDeviceResponse.SerializeToString,
             ),
             'GetExperienceState': grpc.unary_unary_rpc_method_handler(
                     servicer.GetExperienceState,
@@ -1297,6 +1336,60 @@ class ExperienceService:
             '/nightshift.experience.v1.ExperienceService/UpdateTuning',
             nightshift_dot_experience_dot_v1_dot_tuning__pb2.UpdateTuningRequest.SerializeToString,
             nightshift_dot_experience_dot_v1_dot_tuning__pb2.Tuning.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDeviceFootprint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.experience.v1.ExperienceService/GetDeviceFootprint',
+            nightshift_dot_experience_dot_v1_dot_forgetting__pb2.GetDeviceFootprintRequest.SerializeToString,
+            nightshift_dot_experience_dot_v1_dot_forgetting__pb2.DeviceFootprint.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nightshift.experience.v1.ExperienceService/ForgetDevice',
+            nightshift_dot_experience_dot_v1_dot_forgetting__pb2.ForgetDeviceRequest.SerializeToString,
+            nightshift_dot_experience_dot_v1_dot_forgetting__pb2.ForgetDeviceResponse.FromString,
             options,
             channel_credentials,
             insecure,

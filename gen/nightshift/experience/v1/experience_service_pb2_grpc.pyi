@@ -6,6 +6,7 @@ Experience: every run remembered, and what it teaches."""
 from collections import abc as _abc
 from grpc import aio as _aio
 from nightshift.experience.v1 import experience_service_pb2 as _experience_service_pb2
+from nightshift.experience.v1 import forgetting_pb2 as _forgetting_pb2
 from nightshift.experience.v1 import profiles_pb2 as _profiles_pb2
 from nightshift.experience.v1 import resources_pb2 as _resources_pb2
 from nightshift.experience.v1 import sessions_pb2 as _sessions_pb2
@@ -41,7 +42,7 @@ class ExperienceServiceStub:
     """Stores one run. On disk before it answers. Idempotent by (run id, source, revision): the same content
     gives the same answer. Errors: ALREADY_EXISTS RUN_ID_REUSED for other content under the same three;
     INVALID_ARGUMENT ID_INVALID, PROMPT_TOO_LARGE, NON_FINITE, VALUE_NEGATIVE, TIME_ORDER, TIMESTAMP_FUTURE,
-    ENUM_REQUIRED, ENUM_UNKNOWN.
+    ENUM_REQUIRED, ENUM_UNKNOWN; FAILED_PRECONDITION DEVICE_FORGOTTEN.
     """
     RecordRuns: _grpc.StreamUnaryMultiCallable[_experience_service_pb2.RecordRunsRequest, _experience_service_pb2.RecordRunsResponse]
     """Stores many runs; each message carries a batch, all on disk before the answer. An invalid run does not
@@ -114,6 +115,15 @@ class ExperienceServiceStub:
     """Changes what may be tuned. Effect: GetTunedSettings follows from the next call on. Errors: ABORTED ETAG_MISMATCH
     (somebody changed it since), INVALID_ARGUMENT FIELD_INVALID, ENUM_UNKNOWN.
     """
+    GetDeviceFootprint: _grpc.UnaryUnaryMultiCallable[_forgetting_pb2.GetDeviceFootprintRequest, _forgetting_pb2.DeviceFootprint]
+    """What is stored of a device. Errors: INVALID_ARGUMENT FIELD_REQUIRED, ID_INVALID."""
+    ForgetDevice: _grpc.UnaryUnaryMultiCallable[_forgetting_pb2.ForgetDeviceRequest, _forgetting_pb2.ForgetDeviceResponse]
+    """Forgets a device: its runs and sessions leave the store and its counters, the search index and the bytes of
+    their files, before this answers; what it did until now is refused from now on, whoever brings it
+    (DEVICE_FORGOTTEN). The platform's own exports stay the platform's. Cannot be undone. Errors: INVALID_ARGUMENT
+    FIELD_REQUIRED, ID_INVALID; UNAVAILABLE DB_BUSY where the rows are gone and bytes are left, which the next
+    start takes.
+    """
     GetExperienceState: _grpc.UnaryUnaryMultiCallable[_experience_service_pb2.GetExperienceStateRequest, _experience_service_pb2.ExperienceState]
     """Counts, what waits for aggregation and for embedding, and the watermarks that skills plans by."""
     Aggregate: _grpc.UnaryUnaryMultiCallable[_experience_service_pb2.AggregateRequest, _experience_service_pb2.AggregateResponse]
@@ -140,7 +150,7 @@ class ExperienceServiceAsyncStub(ExperienceServiceStub):
     """Stores one run. On disk before it answers. Idempotent by (run id, source, revision): the same content
     gives the same answer. Errors: ALREADY_EXISTS RUN_ID_REUSED for other content under the same three;
     INVALID_ARGUMENT ID_INVALID, PROMPT_TOO_LARGE, NON_FINITE, VALUE_NEGATIVE, TIME_ORDER, TIMESTAMP_FUTURE,
-    ENUM_REQUIRED, ENUM_UNKNOWN.
+    ENUM_REQUIRED, ENUM_UNKNOWN; FAILED_PRECONDITION DEVICE_FORGOTTEN.
     """
     RecordRuns: _aio.StreamUnaryMultiCallable[_experience_service_pb2.RecordRunsRequest, _experience_service_pb2.RecordRunsResponse]  # type: ignore[assignment]
     """Stores many runs; each message carries a batch, all on disk before the answer. An invalid run does not
@@ -213,6 +223,15 @@ class ExperienceServiceAsyncStub(ExperienceServiceStub):
     """Changes what may be tuned. Effect: GetTunedSettings follows from the next call on. Errors: ABORTED ETAG_MISMATCH
     (somebody changed it since), INVALID_ARGUMENT FIELD_INVALID, ENUM_UNKNOWN.
     """
+    GetDeviceFootprint: _aio.UnaryUnaryMultiCallable[_forgetting_pb2.GetDeviceFootprintRequest, _forgetting_pb2.DeviceFootprint]  # type: ignore[assignment]
+    """What is stored of a device. Errors: INVALID_ARGUMENT FIELD_REQUIRED, ID_INVALID."""
+    ForgetDevice: _aio.UnaryUnaryMultiCallable[_forgetting_pb2.ForgetDeviceRequest, _forgetting_pb2.ForgetDeviceResponse]  # type: ignore[assignment]
+    """Forgets a device: its runs and sessions leave the store and its counters, the search index and the bytes of
+    their files, before this answers; what it did until now is refused from now on, whoever brings it
+    (DEVICE_FORGOTTEN). The platform's own exports stay the platform's. Cannot be undone. Errors: INVALID_ARGUMENT
+    FIELD_REQUIRED, ID_INVALID; UNAVAILABLE DB_BUSY where the rows are gone and bytes are left, which the next
+    start takes.
+    """
     GetExperienceState: _aio.UnaryUnaryMultiCallable[_experience_service_pb2.GetExperienceStateRequest, _experience_service_pb2.ExperienceState]  # type: ignore[assignment]
     """Counts, what waits for aggregation and for embedding, and the watermarks that skills plans by."""
     Aggregate: _aio.UnaryUnaryMultiCallable[_experience_service_pb2.AggregateRequest, _experience_service_pb2.AggregateResponse]  # type: ignore[assignment]
@@ -242,7 +261,7 @@ class ExperienceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Stores one run. On disk before it answers. Idempotent by (run id, source, revision): the same content
         gives the same answer. Errors: ALREADY_EXISTS RUN_ID_REUSED for other content under the same three;
         INVALID_ARGUMENT ID_INVALID, PROMPT_TOO_LARGE, NON_FINITE, VALUE_NEGATIVE, TIME_ORDER, TIMESTAMP_FUTURE,
-        ENUM_REQUIRED, ENUM_UNKNOWN.
+        ENUM_REQUIRED, ENUM_UNKNOWN; FAILED_PRECONDITION DEVICE_FORGOTTEN.
         """
 
     @_abc_1.abstractmethod
@@ -464,6 +483,27 @@ class ExperienceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tuning_pb2.Tuning, _abc.Awaitable[_tuning_pb2.Tuning]]:
         """Changes what may be tuned. Effect: GetTunedSettings follows from the next call on. Errors: ABORTED ETAG_MISMATCH
         (somebody changed it since), INVALID_ARGUMENT FIELD_INVALID, ENUM_UNKNOWN.
+        """
+
+    @_abc_1.abstractmethod
+    def GetDeviceFootprint(
+        self,
+        request: _forgetting_pb2.GetDeviceFootprintRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_forgetting_pb2.DeviceFootprint, _abc.Awaitable[_forgetting_pb2.DeviceFootprint]]:
+        """What is stored of a device. Errors: INVALID_ARGUMENT FIELD_REQUIRED, ID_INVALID."""
+
+    @_abc_1.abstractmethod
+    def ForgetDevice(
+        self,
+        request: _forgetting_pb2.ForgetDeviceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_forgetting_pb2.ForgetDeviceResponse, _abc.Awaitable[_forgetting_pb2.ForgetDeviceResponse]]:
+        """Forgets a device: its runs and sessions leave the store and its counters, the search index and the bytes of
+        their files, before this answers; what it did until now is refused from now on, whoever brings it
+        (DEVICE_FORGOTTEN). The platform's own exports stay the platform's. Cannot be undone. Errors: INVALID_ARGUMENT
+        FIELD_REQUIRED, ID_INVALID; UNAVAILABLE DB_BUSY where the rows are gone and bytes are left, which the next
+        start takes.
         """
 
     @_abc_1.abstractmethod

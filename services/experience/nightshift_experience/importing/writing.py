@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from nightshift_experience.errors import DeviceForgotten
 from nightshift_experience.store.import_state import (
     ImportJob,
     PathState,
@@ -19,7 +20,14 @@ from nightshift_experience.store.import_state import (
     put_paths,
 )
 from nightshift_experience.store.merging import record_of
-from nightshift_experience.store.run_writes import CREATED, UPDATED, Incoming, WritingRules, store_batch
+from nightshift_experience.store.run_writes import (
+    CREATED,
+    FORGOTTEN,
+    UPDATED,
+    Incoming,
+    WritingRules,
+    store_batch,
+)
 from nightshift_experience.store.signals import apply_favorite_list
 
 
@@ -33,9 +41,14 @@ class ImportRules:
     interceptions: frozenset[str]
 
 
-def with_progress(job: ImportJob, message: dict[str, Any]) -> ImportJob:
-    """The job after what the reading process told; the counts of the message are totals."""
+def with_progress(job: ImportJob, message: dict[str, Any], *, forgotten: int = 0) -> ImportJob:
+    """The job after what the reading process told; the counts of the message are totals.
+
+    `forgotten` are further runs of forgotten devices, which the reading process knows nothing of.
+    """
     skipped = Counter(message["skipped"])
+    if forgotten := forgotten + job.skipped_reasons.get(DeviceForgotten.reason, 0):
+        skipped[DeviceForgotten.reason] = forgotten
     return replace(
         job,
         seq=job.seq + 1,
@@ -59,9 +72,15 @@ def write_batch(
     ]
     outputs = {item.record.output_config for item in incoming} - rules.interceptions - {""}
     add_known_outputs(connection, job.project, outputs)
-    verdicts = Counter(store_batch(connection, job.project, incoming, rules.writing, now_us))
-    put_paths(connection, job.project, rules.record_source, _path_states(changed))
-    after = with_progress(job, message)
+    told = store_batch(connection, job.project, incoming, rules.writing, now_us)
+    verdicts = Counter(told)
+    refused = {
+        item.record.run_id for item, verdict in zip(incoming, told, strict=True) if verdict == FORGOTTEN
+    }
+    # The path of a forgotten device's run names the device: it is not kept, and read again each time.
+    kept = [item for item in changed if item["record"] is None or item["record"]["run_id"] not in refused]
+    put_paths(connection, job.project, rules.record_source, _path_states(kept))
+    after = with_progress(job, message, forgotten=len(refused))
     after.created_count += verdicts[CREATED]
     after.updated_count += verdicts[UPDATED]
     put_job(connection, after)

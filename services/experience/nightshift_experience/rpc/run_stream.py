@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from nightshift.experience.v1 import experience_service_pb2 as pb
-from nightshift_experience.intake import Intake, reused
+from nightshift_experience.intake import Intake, refusal
 from nightshift_experience.resources import parse_project
 from nightshift_experience.rpc.convert import MOST_RUNS_A_MESSAGE, run_record
 from nightshift_experience.runs import RunRecord
-from nightshift_experience.store.run_writes import CREATED, REUSED, UNCHANGED
+from nightshift_experience.store.run_writes import CREATED, FORGOTTEN, REUSED, UNCHANGED
 from nightshift_kit.clock import Clock
 from nightshift_kit.errors import FieldInvalid, NightshiftError
 
@@ -76,8 +76,8 @@ class RunStream:
                 self._answer.created_count += 1
             elif verdict == UNCHANGED:
                 self._answer.unchanged_count += 1
-            elif verdict == REUSED:
-                self._reject(place, reused(record))
+            elif verdict in (REUSED, FORGOTTEN):
+                self._reject(place, refusal(record, verdict))
 
     def _reject(self, index: int, error: NightshiftError) -> None:
         if len(self._answer.rejected) < _MOST_REJECTED:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from nightshift.experience.v1.experience_service_pb2_grpc import ExperienceServiceServicer
 from nightshift_experience.aggregation.aggregator import Aggregator
 from nightshift_experience.experience import Experience
+from nightshift_experience.forgetting import Forgetter
 from nightshift_experience.importing.imports import Imports
 from nightshift_experience.intake import Intake
 from nightshift_experience.opportunities import OpportunityService
 from nightshift_experience.profiles.service import ProfileService
 from nightshift_experience.profiles.tuning_service import TuningService
+from nightshift_experience.rpc.forget_handlers import ForgetHandlers
 from nightshift_experience.rpc.profile_handlers import ProfileHandlers
 from nightshift_experience.rpc.read_handlers import ReadHandlers
 from nightshift_experience.rpc.record_handlers import RecordHandlers
@@ -28,6 +30,7 @@ class ExperienceServicer(
     SessionHandlers,
     ProfileHandlers,
     TuningHandlers,
+    ForgetHandlers,
     ExperienceServiceServicer,
 ):
     """Handlers over the core's objects."""
@@ -44,6 +47,7 @@ class ExperienceServicer(
         sessions: SessionService,
         profiles: ProfileService,
         tuning: TuningService,
+        forgetter: Forgetter,
         clock: Clock,
     ) -> None:
         self.intake = intake
@@ -55,4 +59,5 @@ class ExperienceServicer(
         self.sessions = sessions
         self.profiles = profiles
         self.tuning = tuning
+        self.forgetter = forgetter
         self.clock = clock

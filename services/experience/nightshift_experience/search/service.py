@@ -237,6 +237,25 @@ class SearchService:
                 await self._compact_sometimes(done=remaining == 0)
         return EmbedProgress(embedded, remaining)
 
+    async def forget(self, project: str, run_ids: Sequence[str]) -> None:
+        """Takes runs out of the index and their bytes out of its files. Raises Internal, EmbeddingStopped."""
+        async with self._embedding:
+            if not self._index.exists:
+                return
+            await self._open()
+            self._purge_mark.touch(mode=0o600)
+            for begin in range(0, len(run_ids), _STEP_RUNS):
+                part = run_ids[begin : begin + _STEP_RUNS]
+                await self._in_thread(self._index.delete, project, part)
+            await self._purge()
+            table = self._index.table_name
+            state = await self._db.read(tables.read_state, project, table)
+            rows = await self._in_thread(self._index.count, project)
+            # Fewer rows than are told of would count as a loss.
+            await self._db.write(
+                tables.write_state, project, table, tables.SearchState(state.indexed_seq, rows)
+            )
+
     async def _index_runs(self, project: str, batch: Sequence[tables.ChangedRun]) -> int:
         known = await self._in_thread(self._index.known, project, [run.run_id for run in batch])
         gone = [run.run_id for run in batch if not run.searchable and run.run_id in known]

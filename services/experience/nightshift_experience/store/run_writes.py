@@ -23,6 +23,7 @@ from nightshift_experience.sources.devserver.devices import ProductionRule
 from nightshift_experience.store import tables
 from nightshift_experience.store.bulk import add_counts, select_in, upsert
 from nightshift_experience.store.favorite_state import favorites_among
+from nightshift_experience.store.forgetting import device_digest, forgotten_devices
 from nightshift_experience.store.merging import (
     MergedRun,
     StoredRecord,
@@ -39,6 +40,7 @@ CREATED = "created"
 UPDATED = "updated"
 UNCHANGED = "unchanged"
 REUSED = "reused"
+FORGOTTEN = "forgotten"
 
 _FACTS = (
     "run_id",
@@ -54,6 +56,7 @@ _FACTS = (
     "regeneration_of",
     *MEASURE_COLUMNS,
 )
+_REMOVED_AT_ONCE = 500
 _MEMBER = ("run_id", "chain_key", "order_ms", "seed", "production", "interception_config", "regeneration_of")
 
 
@@ -81,17 +84,22 @@ class WritingRules:
 def store_batch(
     connection: sa.Connection, project: str, batch: Sequence[Incoming], rules: WritingRules, now_us: int
 ) -> list[str]:
-    """Store records; CREATED, UPDATED, UNCHANGED or REUSED (refused) for each.
+    """Store records; CREATED, UPDATED, UNCHANGED, or REUSED or FORGOTTEN (refused) for each.
 
-    CREATED means that the run was not known by any record. Within a batch the records count in order.
+    FORGOTTEN: its device was to be forgotten, and the run began before that. CREATED means that the run was
+    not known by any record. Within a batch the records count in order.
     """
     ids = list({item.record.run_id for item in batch})
     known = _known_records(connection, project, ids)
     stored_before = list(known)
+    forgotten = forgotten_devices(connection, project)
     verdicts: list[str] = []
     accepted: dict[tuple[str, str, str], Incoming] = {}
     for item in batch:
         record = item.record
+        if forgotten and record.start_us <= forgotten.get(device_digest(record.device), -1):
+            verdicts.append(FORGOTTEN)
+            continue
         key = (record.source, record.revision)
         records = known.setdefault(record.run_id, {})
         if key not in records:
@@ -238,6 +246,25 @@ def put_runs(
         upsert(connection, tables.session_moves, moves)
     _store_marks(connection, project, others)
     apply_counters(connection, project, totals)
+
+
+def remove_runs(connection: sa.Connection, project: str, run_ids: Sequence[str]) -> int:
+    """Drop runs with their records and signals, and take them out of the counters and chains; how many."""
+    facts = load_facts(connection, project, run_ids)
+    totals: Counter[CounterName] = Counter()
+    add_contributions(totals, facts.values(), -1)
+    keys = {fact.chain_key for fact in facts.values() if fact.chain_key is not None}
+    marked: list[tuple[str, str | None]] = []
+    for members in _chain_members(connection, project, keys).values():
+        left = [member for member in members if member.run_id not in facts]
+        marked += _remark(totals, members, left)
+    for table in (tables.runs, tables.run_records, tables.feedback, tables.favorites):
+        for begin in range(0, len(run_ids), _REMOVED_AT_ONCE):
+            part = run_ids[begin : begin + _REMOVED_AT_ONCE]
+            connection.execute(sa.delete(table).where(table.c.project == project, table.c.run_id.in_(part)))
+    _store_marks(connection, project, marked)
+    apply_counters(connection, project, totals)
+    return len(facts)
 
 
 def apply_counters(connection: sa.Connection, project: str, totals: Counter[CounterName]) -> None:

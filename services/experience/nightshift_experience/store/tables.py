@@ -122,6 +122,26 @@ Index(
     postgresql_where=runs.c.production,
 )
 
+forgotten_devices = Table(
+    "forgotten_devices",
+    metadata,
+    Column("project", Text, nullable=False),
+    # SHA-256 (hex) of the session key without its date: the device itself is forgotten.
+    Column("device_digest", Text, nullable=False),
+    # Runs of it that began until then are taken no more, whoever brings them.
+    Column("forget_us", BigInteger, nullable=False),
+    PrimaryKeyConstraint("project", "device_digest"),
+)
+
+index_removals = Table(
+    "index_removals",
+    metadata,
+    Column("project", Text, nullable=False),
+    # A run that is gone from the store and may still be in the search index.
+    Column("run_id", Text, nullable=False),
+    PrimaryKeyConstraint("project", "run_id"),
+)
+
 session_moves = Table(
     "session_moves",
     metadata,

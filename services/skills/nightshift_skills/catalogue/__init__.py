@@ -6,6 +6,7 @@ from nightshift_skills.catalogue import (
     cancel_training,
     cleanup_vram,
     detect_opportunities,
+    forget_device,
     health_check,
     pause_training,
     preload_models,
@@ -44,6 +45,7 @@ BUILT_IN: tuple[Skill, ...] = (
     reject_proposal.SKILL,
     pause_training.SKILL,
     cancel_training.SKILL,
+    forget_device.SKILL,
 )
 
 __all__ = ["BUILT_IN"]

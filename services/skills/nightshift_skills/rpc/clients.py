@@ -11,8 +11,8 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
 from nightshift.experience.v1 import experience_service_pb2 as experience_pb
+from nightshift.experience.v1 import forgetting_pb2, tuning_pb2
 from nightshift.experience.v1 import resources_pb2 as experience_types
-from nightshift.experience.v1 import tuning_pb2
 from nightshift.experience.v1.experience_service_pb2_grpc import ExperienceServiceStub
 from nightshift.lab.v1 import lab_service_pb2 as lab_pb
 from nightshift.lab.v1 import resources_pb2 as lab_types
@@ -107,6 +107,11 @@ class ExperienceClient:
         """See ExperiencePort."""
         request = experience_pb.GetExperienceStateRequest(parent=project)
         return await asked("experience", self._stub.GetExperienceState(request, timeout=READ_TIMEOUT_S))
+
+    async def get_footprint(self, project: str, device: str) -> forgetting_pb2.DeviceFootprint:
+        """See ExperiencePort."""
+        request = forgetting_pb2.GetDeviceFootprintRequest(parent=project, device=device)
+        return await asked("experience", self._stub.GetDeviceFootprint(request, timeout=READ_TIMEOUT_S))
 
     async def list_opportunities(self, project: str) -> Sequence[experience_types.Opportunity]:
         """See ExperiencePort."""
