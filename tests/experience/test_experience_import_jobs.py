@@ -281,3 +281,12 @@ async def test_an_import_killed_with_the_service_is_taken_up_again(
         # What was recorded live in between is not part of the workshop's truth.
         await after.db.write(lambda c: c.exec_driver_sql("DELETE FROM runs WHERE source = 'live'"))
         await assert_all(after, truth, done)
+
+
+async def test_whoever_saw_an_import_end_can_begin_the_next(tmp_path: Path) -> None:
+    """The end is told before the reading process is gone; the next one waits for that."""
+    simulate(tmp_path / "workshop", "--runs", "30", "--seed", "3", "--layout", "flat-fast")
+    async with experience(tmp_path / "home") as service:
+        for _ in range(6):
+            job = await service.import_all(tmp_path / "workshop")
+            assert job.state == resources.IMPORT_JOB_STATE_SUCCEEDED

@@ -126,11 +126,14 @@ class Imports:
                 raise FieldInvalid.at(field, "must be an absolute path")
         if not directory or not await asyncio.to_thread(_is_folder, directory):
             raise DirectoryNotFound(f"there is no folder {directory!r}; give the one that holds exports/json")
-        if project in self._running:
-            raise ImportRunning(
-                "This project imports already; wait for it or cancel it.",
-                metadata={"import_job": self._running[project].job.job_id},
-            )
+        while (current := self._running.get(project)) is not None:
+            if current.job.state == JobState.RUNNING or current.task is None:
+                raise ImportRunning(
+                    "This project imports already; wait for it or cancel it.",
+                    metadata={"import_job": current.job.job_id},
+                )
+            # Its watchers know already that it has ended; its process is about to.
+            await asyncio.wait([current.task])
         job = ImportJob(
             project=project,
             job_id=self._new_id(),
