@@ -146,29 +146,29 @@ class Catalog:
                 ids.setdefault(fold(claim), file.path)
         return ids
 
+    @cached_property
+    def _claimants(self) -> Mapping[str, tuple[str, ...]]:
+        """Folded id → paths of the active files that claim it, by stem or by a text as name."""
+        found: dict[str, list[str]] = {}
+        for file in self.files:
+            if not file.active:
+                continue
+            claims = {fold(file.config_id)} if file.is_interception else set()
+            if file.content is not None:
+                texts = (file.content.get(key) for key in ("name", "config_id"))
+                claims |= {fold(text) for text in texts if isinstance(text, str)}
+            for claim in claims:
+                found.setdefault(claim, []).append(file.path)
+        return {claim: tuple(paths) for claim, paths in found.items()}
+
     def rivals(self, file: ConfigFile) -> tuple[str, ...]:
         """Paths of other active files that claim an interception config's id, by stem or by a text as name.
 
         A stem counts in the same folder only, where a file system that folds names would mix the two up;
         production keeps output configs of the same name elsewhere.
         """
-        wanted = fold(file.config_id)
-        return tuple(
-            other.path
-            for other in self.files
-            if other.active
-            and other.path != file.path
-            and (
-                (other.is_interception and fold(other.config_id) == wanted)
-                or (
-                    other.content is not None
-                    and any(
-                        isinstance(claim := other.content.get(key), str) and fold(claim) == wanted
-                        for key in ("name", "config_id")
-                    )
-                )
-            )
-        )
+        claimants = self._claimants.get(fold(file.config_id), ())
+        return tuple(path for path in claimants if path != file.path)
 
     @cached_property
     def surroundings(self) -> Surroundings:

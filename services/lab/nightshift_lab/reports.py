@@ -73,11 +73,10 @@ class Reports:
             PlatformMissing: there is no production.
             Preempted: a user came in the meantime; nothing was stored.
         """
-        catalog, known = await self._both()
-        safety = _safety_digest(catalog)
+        (catalog, bases), known = await self._both()
         fresh = []
         for file in catalog.interception:
-            basis = _basis(file, catalog, safety)
+            basis = bases[file.config_id]
             if known.get(file.config_id) != basis:
                 # One config at a time: between two of them a stop gets through.
                 fresh.append(await asyncio.to_thread(self._report, file, catalog, basis))
@@ -138,9 +137,7 @@ class Reports:
 
     async def state(self) -> LabState:
         """Production as it is now, against the kept reports. Raises PlatformMissing."""
-        catalog, known = await self._both()
-        safety = _safety_digest(catalog)
-        now = {file.config_id: _basis(file, catalog, safety) for file in catalog.interception}
+        (catalog, now), known = await self._both()
         lacking = [missing(file) for file in catalog.interception]
         return LabState(
             configs=len(catalog.interception),
@@ -152,8 +149,14 @@ class Reports:
             missing_texts=sum(len(languages) for one in lacking for _, languages in one),
         )
 
-    async def _both(self) -> tuple[Catalog, Mapping[str, str]]:
-        return await asyncio.to_thread(self._catalog), await self._db.read(rows.bases)
+    async def _both(self) -> tuple[tuple[Catalog, Mapping[str, str]], Mapping[str, str]]:
+        return await asyncio.to_thread(self._read), await self._db.read(rows.bases)
+
+    def _read(self) -> tuple[Catalog, Mapping[str, str]]:
+        """Production as it is, and what each report on it would rest on, by config id. Blocks."""
+        catalog = self._catalog()
+        safety = _safety_digest(catalog)
+        return catalog, {file.config_id: _basis(file, catalog, safety) for file in catalog.interception}
 
     async def get(self, config_id: str) -> ConfigReport:
         """One report. Raises ConfigUnknown: the config was never validated."""

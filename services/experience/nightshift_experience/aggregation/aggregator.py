@@ -7,6 +7,7 @@ consistent store and a watermark to go on from.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from threading import Event
 
@@ -34,15 +35,20 @@ class Aggregated:
 
 
 class Aggregator:
-    """Runs passes over a store."""
+    """Runs passes over a store, one at a time: two would count the same runs and keep a stop from the CPU."""
 
     def __init__(self, db: Database, clock: Clock) -> None:
         self._db = db
         self._clock = clock
         self._audit = Audit(clock)
+        self._aggregating = asyncio.Lock()
 
     async def aggregate(self, effect: FencedEffect, project: str, full: bool) -> Aggregated:
         """One pass. Raises Preempted; what was done until then stays."""
+        async with self._aggregating:
+            return await self._pass(effect, project, full)
+
+    async def _pass(self, effect: FencedEffect, project: str, full: bool) -> Aggregated:
         state = await self._db.read(project_state, project)
         looked_at = corrected = 0
         seq = 0 if full else state.aggregated_seq
