@@ -65,7 +65,7 @@ WRONG: tuple[Counterexample, ...] = (
     _lease(leases.Wrong.WALL_CLOCK, _BEYOND, 18),
     _lease(leases.Wrong.MONOTONIC, _BEYOND, 7),
     _lease(leases.Wrong.NO_KILL, _BEYOND, 17),
-    _lease(leases.Wrong.PROMISED_ALWAYS, _BEYOND, 17),
+    _lease(leases.Wrong.FROM_THE_BEAT, _BEYOND, 17),
     _lease(leases.Wrong.LEFT_BEHIND, "TWO_GPU_HOLDERS", 3),
     _effect(effects.Wrong.FENCE_NOT_RECHECKED, _LOWER, 12, Left(1, 0, 0, 0)),
     _effect(effects.Wrong.JTI_AFTER_EFFECT, "EFFECT_TWICE", 12, Left(0, 0, 1, 0)),

@@ -5,8 +5,10 @@ What it mirrors, with the very constants of the code:
 - `nightshift_skills.stops.Leases`: a renewal each LEASE_INTERVAL_S, given up after LEASE_TIMEOUT_S;
 - `nightshift_kit.rpc.stop.StopHub.renew`, `.watch_leases`, `._kill_rest`: the lease counts from the arrival
   of a renewal, on CLOCK_BOOTTIME; after LEASE_S the work is asked to stop, and killed KILL_AFTER_S later;
-- `nightshift_trainer.supervisor.Supervisor._beat` and `nightshift_trainer.worker.deadman`: the worker dies by
-  itself HEARTBEAT_TIMEOUT_S after the last beat, and with its parent;
+  `Registration.over_ns` says when that is at the latest;
+- `nightshift_trainer.supervisor.Supervisor._beat` and `nightshift_trainer.worker.deadman`: a beat tells the
+  worker when its lease is over; it dies by itself then, or HEARTBEAT_TIMEOUT_S after the last beat, and with
+  its parent;
 - `nightshift_trainer.engine.Engine.recover` and `.running`: a new supervisor kills what an earlier one left
   before it serves, and holds one worker at a time.
 
@@ -43,13 +45,11 @@ INTERVAL = _ticks(stops.LEASE_INTERVAL_S)
 GIVEN_UP = _ticks(stops.LEASE_TIMEOUT_S)
 BEAT = _ticks(supervisor.BEAT_S)
 DEADMAN = _ticks(process.HEARTBEAT_TIMEOUT_S)
-# So long a work may be on the GPU after the last renewal, as long as its supervisor runs.
+# From a renewal to the end of what was not renewed again.
+OVER = LEASE + LOOK + KILL_AFTER
+# So long a work may be on the GPU after the last renewal, whatever becomes of skills and of its supervisor.
 PROMISE = _ticks(PROMISE_S)
-# The longest with one fault, and with two, whatever they are: a supervisor that is stopped just before a late
-# renewal would have arrived, and one that is cut off and then stopped just before it would have killed.
-LONGEST = INTERVAL + GIVEN_UP + DEADMAN - 1
-LONGEST_TWICE = LEASE + LOOK + DEADMAN
-_CAP = LONGEST_TWICE + INTERVAL
+_CAP = LEASE + LOOK + DEADMAN + INTERVAL
 
 
 class Wrong(StrEnum):
@@ -58,8 +58,8 @@ class Wrong(StrEnum):
     NO_WATCHDOG = "the worker has no watchdog of its own"
     WALL_CLOCK = "the lease counts on the supervisor's wall clock"
     MONOTONIC = "the lease counts on CLOCK_MONOTONIC, which stands still while the machine sleeps"
-    NO_KILL = "what does not exit by itself is not killed"
-    PROMISED_ALWAYS = "3 s are expected even of a supervisor that is stopped"
+    NO_KILL = "what does not exit by itself is not killed, and its watchdog knows no lease"
+    FROM_THE_BEAT = "the worker's watchdog counts from the last beat and knows no lease"
     LEFT_BEHIND = "a worker outlives its supervisor, and the next one does not look for it first"
 
 
@@ -68,7 +68,8 @@ class State:
     """One skills, one supervisor, its worker and the one that an earlier supervisor left.
 
     Spans in ticks. `held` counts the ticks awake in which the worker was on the GPU since the last renewal
-    (those asleep count up to the lease's end), `deaf` those since the last beat.
+    (those asleep count up to the lease's end), `deaf` those since the last beat, `due` those until the lease
+    that the worker was told of is over.
     """
 
     link: bool = True
@@ -79,10 +80,10 @@ class State:
     left_behind: bool = False
     lease_own: int = 0
     held: int = 0
-    was_paused: bool = False
     drift: int = 1
     beat_in: int = 0
     deaf: int = 0
+    due: int = OVER
     stopping: int = -1
     faults: int = 1
 
@@ -96,7 +97,6 @@ class Leases:
         # A wall clock that is set back does harm once the renewals cease, too.
         faults = 2 if wrong is Wrong.WALL_CLOCK else faults
         self._faults = faults
-        self._longest = LONGEST if faults == 1 else LONGEST_TWICE
 
     @property
     def name(self) -> str:
@@ -111,10 +111,9 @@ class Leases:
         """Two holders, or one beyond its lease."""
         if state.working and state.left_behind:
             return "TWO_GPU_HOLDERS"
-        excused = state.was_paused and self.wrong is not Wrong.PROMISED_ALWAYS
-        if state.held > PROMISE and not excused:
+        if state.held > PROMISE:
             return "ON_THE_GPU_BEYOND_ITS_LEASE"
-        if state.deaf > DEADMAN or state.held > self._longest:
+        if state.deaf > DEADMAN:
             return "ON_THE_GPU_BEYOND_ITS_WATCHDOG"
         return ""
 
@@ -153,8 +152,7 @@ class Leases:
         if state.link:
             yield Step("skills is cut off, paused or killed", replace(paid, link=False), fault=True)
         if state.supervisor == "up":
-            paused = replace(paid, supervisor="paused", was_paused=paid.working)
-            yield Step("SIGSTOP to the supervisor", paused, fault=True)
+            yield Step("SIGSTOP to the supervisor", replace(paid, supervisor="paused"), fault=True)
         if state.supervisor != "dead":
             yield Step("kill -9 of the supervisor", self._supervisor_killed(paid), fault=True)
         yield Step("the wall clock is set back", self._set_back(paid), fault=True)
@@ -182,10 +180,12 @@ class Leases:
             held=min(state.held + 1, _CAP),
             drift=state.drift - slips,
             deaf=min(state.deaf + 1, _CAP),
+            due=max(state.due - 1, 0),
         )
         if state.supervisor == "up":
             state = self._supervised(state)
-        if self.wrong is not Wrong.NO_WATCHDOG and state.deaf >= DEADMAN:
+        lapsed = state.due <= 0 and self.wrong not in (Wrong.FROM_THE_BEAT, Wrong.NO_KILL)
+        if self.wrong is not Wrong.NO_WATCHDOG and (lapsed or state.deaf >= DEADMAN):
             return _ended(state)
         return state
 
@@ -199,11 +199,11 @@ class Leases:
         if state.lease_own >= LEASE + LOOK:
             return replace(state, stopping=0)
         if state.beat_in <= 1:
-            return replace(state, beat_in=BEAT, deaf=0)
+            return replace(state, beat_in=BEAT, deaf=0, due=OVER - state.lease_own)
         return replace(state, beat_in=state.beat_in - 1)
 
     def _renewed(self, state: State) -> State:
-        return replace(state, flying=-1, lease_own=0, held=0, was_paused=False, drift=1)
+        return replace(state, flying=-1, lease_own=0, held=0, drift=1)
 
     def _set_back(self, state: State) -> State:
         if self.wrong is Wrong.WALL_CLOCK:
@@ -237,9 +237,9 @@ def _ended(state: State) -> State:
         working=False,
         lease_own=0,
         held=0,
-        was_paused=False,
         drift=1,
         beat_in=0,
         deaf=0,
+        due=OVER,
         stopping=-1,
     )

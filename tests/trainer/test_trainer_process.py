@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -79,7 +81,7 @@ class Service:
                     assert self.process.poll() is None
             yield trainer, stop
 
-    async def act(self, trainer: Any, method: str, request: Any) -> Any:
+    async def act(self, trainer: Any, method: str, request: Any, *, on_purpose: bool = True) -> Any:
         skill, tier = SKILLS[method]
         token = self.minter.mint(
             skill=f"skills/{skill}",
@@ -94,7 +96,7 @@ class Service:
             approval="approvals/test",
             arguments_digest=digest_message(request),
             # Without skills nobody renews leases, so a person's own.
-            on_purpose=True,
+            on_purpose=on_purpose,
         )
         return await getattr(trainer, method)(request, timeout=60, metadata=grant_metadata(token))
 
@@ -168,6 +170,49 @@ async def test_a_killed_service_loses_nothing(service: Service, tiny: Fixture) -
         ended = await follow(trainer, job.name)
         assert ended.state == resources_pb2.TRAINING_JOB_STATE_SUCCEEDED, ended.failure
         assert ended.checkpoint_digest == reference.checkpoint_digest
+
+
+@pytest.mark.slow
+async def test_a_stopped_service_keeps_no_worker_beyond_its_lease(service: Service, tiny: Fixture) -> None:
+    """SIGSTOP 1.5 s after the last renewal: the worker's own watchdog ends it, 3 s after that renewal."""
+    assert service.process is not None
+    async with service.stubs() as (trainer, stop):
+
+        async def renew() -> int:
+            await stop.RenewLease(
+                control_pb.RenewLeaseRequest(fence=1, skill_runs=["skillRuns/test"]), timeout=5
+            )
+            return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+        async def keep_renewing() -> None:
+            while True:
+                await renew()
+                await asyncio.sleep(0.5)
+
+        renewing = asyncio.create_task(keep_renewing())
+        request = await planned(trainer, tiny, 100_000)
+        job = await service.act(trainer, "CreateTrainingJob", request, on_purpose=False)
+        await follow(trainer, job.name, step=3)
+        record = service.settings.home / "trainer" / "jobs" / job.name.split("/")[1] / "worker.json"
+        worker = os.pidfd_open(json.loads(record.read_text())["pid"])
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+        renewed_ns = await renew()
+        await asyncio.sleep(1.5)
+        service.process.send_signal(signal.SIGSTOP)
+        try:
+            ended, _, _ = await asyncio.to_thread(select.select, [worker], [], [], PATIENCE_S)
+            lasted_s = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - renewed_ns) / 1e9
+        finally:
+            service.process.send_signal(signal.SIGCONT)
+            os.close(worker)
+        # From the last beat it would be 3.75 s at least; half a second is for a busy machine to notice.
+        assert ended
+        assert lasted_s < 3.5
+        async with asyncio.timeout(PATIENCE_S):
+            paused = resources_pb2.TRAINING_JOB_STATE_PAUSED
+            while (await trainer.GetTrainingJob(pb.GetTrainingJobRequest(name=job.name))).state != paused:
+                await asyncio.sleep(0.1)
 
 
 async def test_a_terminated_service_pauses_its_job(service: Service, tiny: Fixture) -> None:

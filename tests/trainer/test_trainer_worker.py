@@ -197,6 +197,60 @@ def test_a_stopped_supervisor_does_not_keep_its_worker(tiny: Fixture, tmp_path: 
         supervisor.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.parametrize(("over_s", "least_s"), [(0.4, 0.4), (-5.0, 0.0), (60.0, 0.8), (0.0, 0.8)])
+def test_the_watchdog_ends_a_process_when_its_lease_is_over(over_s: float, least_s: float) -> None:
+    """The earlier of the lease's end and the silence counts; what is past counts at once; 0 is no lease."""
+    program = (
+        "import time\n"
+        "from nightshift_trainer.worker.deadman import DeadMansSwitch\n"
+        "switch = DeadMansSwitch(0.8)\n"
+        "now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)\n"
+        "print(now_ns, flush=True)\n"
+        f"switch.renew({over_s} and now_ns + round({over_s} * 1e9))\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert process.wait(PATIENCE_S) == -signal.SIGKILL
+        lasted_s = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - int(line)) / 1e9
+        assert lasted_s >= least_s
+
+
+def test_a_worker_dies_while_its_supervisor_is_busy(bench: Bench, tiny: Fixture, tmp_path: Path) -> None:
+    """Its exit and the warm parent's word of it are there at once; the supervisor waits for nothing."""
+    bench.start(Order(tiny.spec(max_steps=100_000), tmp_path / "job"))
+    told = bench.follow(lambda message: message["kind"] == "step")
+    pid = bench.supervisor.recent_pids[-1]
+
+    def busy() -> None:
+        os.kill(pid, signal.SIGKILL)
+        time.sleep(0.5)
+
+    bench.supervisor._submit(busy)
+    bench.follow(told=told)
+    assert told.end is not None
+    assert (told.end.exit_status, told.end.cause) == (-signal.SIGKILL, "")
+    assert bench.run(Order(tiny.spec(max_steps=2), tmp_path / "next")).steps().keys() == {1, 2}
+
+
+@pytest.mark.slow
+def test_a_warm_parent_that_does_not_answer_keeps_no_stop_waiting(
+    bench: Bench, tiny: Fixture, tmp_path: Path
+) -> None:
+    bench.run(Order(tiny.spec(max_steps=1), tmp_path / "first"))
+    warm = bench.supervisor._warm
+    assert warm is not None
+    os.kill(warm.pid, signal.SIGSTOP)
+    bench.start(Order(tiny.spec(max_steps=2), tmp_path / "job"))
+    bench.supervisor.stop("user")
+    told = bench.follow()
+    assert told.end is not None
+    assert (told.end.cause, told.end.killed, told.end.last) == ("user", True, None)
+    assert not alive(warm.pid)
+    assert bench.run(Order(tiny.spec(max_steps=2), tmp_path / "job")).steps().keys() == {1, 2}
+
+
 def test_a_killed_supervisor_does_not_leave_its_worker(tiny: Fixture, tmp_path: Path) -> None:
     with lonely(tiny, tmp_path) as (supervisor, worker):
         supervisor.kill()

@@ -101,6 +101,14 @@ class Registration:
     _waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = field(default_factory=list)
     ended: bool = False
 
+    @property
+    def over_ns(self) -> int:
+        """When a leased work is dead at the latest, on CLOCK_BOOTTIME, unless it is renewed; 0 for others.
+
+        Whoever can see to that without this process running does: it may be stopped itself.
+        """
+        return self.lease_ns + self.hub.lease_over_ns if self.work.leased else 0
+
     def done(self) -> None:
         """The work has ended. A second call changes nothing."""
         self.hub.forget(self)
@@ -116,6 +124,8 @@ class StopHub:
         self._clock = clock
         self._kill_after_s = kill_after_s
         self._lease_ns = round(lease_s * 1e9)
+        # Looked at, asked and killed: from a renewal to the end of what was not renewed again.
+        self.lease_over_ns = self._lease_ns + round((_LOOK_EACH_S + kill_after_s) * 1e9)
         self._lock = threading.Lock()
         self._running: set[Registration] = set()
         self._killers: set[asyncio.Task[None]] = set()

@@ -10,7 +10,7 @@ from nightshift_kit.audit import Outbox
 from nightshift_kit.clock import Clock
 from nightshift_kit.ids import new_id
 from nightshift_kit.rpc.serve import Wiring, run
-from nightshift_kit.rpc.stop import StopHub, Work
+from nightshift_kit.rpc.stop import Registration, StopHub, Work
 from nightshift_kit.settings import service_settings
 from nightshift_kit.storage import Database
 from nightshift_trainer.backend_choice import BackendChoice
@@ -32,10 +32,10 @@ from nightshift_trainer.supervisor import Supervisor
 FULL_NAME = "nightshift.trainer.v1.TrainerService"
 
 
-def registering(hub: StopHub) -> Callable[[BackgroundWork], Callable[[], None]]:
+def registering(hub: StopHub) -> Callable[[BackgroundWork], Registration]:
     """Workers as works of the stop hub. A person's own are not leased: they may outlive skills."""
 
-    def register(work: BackgroundWork) -> Callable[[], None]:
+    def register(work: BackgroundWork) -> Registration:
         return hub.register(
             Work(
                 name=work.name,
@@ -46,7 +46,7 @@ def registering(hub: StopHub) -> Callable[[BackgroundWork], Callable[[], None]]:
                 on_purpose=work.on_purpose,
                 leased=not work.on_purpose,
             )
-        ).done
+        )
 
     return register
 

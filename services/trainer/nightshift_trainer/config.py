@@ -41,8 +41,9 @@ class TrainerSettings(ServiceSettings):
     keep_alive_s: float = Field(default=10.0, gt=0)
     # How long the process that workers are forked from outlives the last open job; it holds about 500 MB.
     keep_warm_s: float = Field(default=0.0, ge=0)
-    # How long a stop waits for the end of a micro-step before the worker leaves from where it is.
-    stop_grace_s: float = Field(default=0.15, ge=0, le=0.5)
+    # How long a stop waits, for the end of a micro-step and of what is being written, before the worker
+    # leaves from where it is.
+    stop_grace_s: float = Field(default=0.1, ge=0, le=0.5)
     # Module of workers that are started from nothing; tests put faults into one of their own.
     worker_module: str = "nightshift_trainer.worker"
     # "fork" from a warm parent on a CPU, or always "spawn".

@@ -12,7 +12,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 
@@ -63,12 +63,25 @@ class BackgroundWork:
     kill: Callable[[], None]
 
 
+class Registered(Protocol):
+    """Work that whoever stops it knows of. From any thread."""
+
+    @property
+    def over_ns(self) -> int:
+        """When its lease is over, on CLOCK_BOOTTIME; 0 where it has none."""
+        ...
+
+    def done(self) -> None:
+        """It has ended."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
     """Settings of the jobs; see config.TrainerSettings."""
 
     cpu_threads: int = 1
-    stop_grace_s: float = 0.15
+    stop_grace_s: float = 0.1
     keep_warm_s: float = 0.0
     fork_on_cpu: bool = True
 
@@ -77,7 +90,7 @@ class Engine:
     """Runs workers, one at a time. One event loop owns it.
 
     Args:
-        register: Makes work known to whoever stops it; the answer is to be called when it has ended.
+        register: Makes work known to whoever stops it.
         encode: A job as the bytes of its answer, kept for a retry of the same call.
     """
 
@@ -91,7 +104,7 @@ class Engine:
         supervisor: Supervisor,
         backends: BackendChoice,
         gpus: Gpus,
-        register: Callable[[BackgroundWork], Callable[[], None]],
+        register: Callable[[BackgroundWork], Registered],
         encode: Callable[[TrainingJob], bytes],
         tuning: Tuning,
     ) -> None:
@@ -161,7 +174,7 @@ class Engine:
         running = Running(job, log, forget=lambda: None)
         # Registered before the fence is checked in the transaction: a stop in between reaches one or the
         # other.
-        running.forget = self._register(
+        registered = self._register(
             BackgroundWork(
                 name=f"{TrainingJobName(job.id).name} worker",
                 skill_run=job.skill_run,
@@ -171,6 +184,7 @@ class Engine:
                 kill=lambda: self._supervisor.kill("user"),
             )
         )
+        running.forget = registered.done
         try:
             backend = await asyncio.to_thread(self._backends.choose, job.spec.device)
             stored = await self._db.write(transaction)
@@ -182,11 +196,11 @@ class Engine:
             return stored
         self.running = running
         running.written = job
-        self._start(running, backend)
+        self._start(running, backend, lambda: registered.over_ns)
         self._spawn(self._persist(running))
         return self.encode(job)
 
-    def _start(self, running: Running, backend: str) -> None:
+    def _start(self, running: Running, backend: str, over_ns: Callable[[], int]) -> None:
         job = running.job
         folder = self._files.folder(job.id)
         folder.mkdir(parents=True, exist_ok=True)
@@ -207,6 +221,7 @@ class Engine:
                         fork=job.spec.device == "cpu" and self._tuning.fork_on_cpu,
                         told=lambda messages: self._told(running, messages),
                         ended=lambda end: self._ended(running, end),
+                        over_ns=over_ns,
                     )
                 )
                 return

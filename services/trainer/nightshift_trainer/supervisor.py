@@ -59,12 +59,16 @@ class WorkerEnd:
 
 @dataclass
 class Job:
-    """One run of a worker: what to do and whom to tell. The callbacks run on the supervisor's thread."""
+    """One run of a worker: what to do and whom to tell. The callbacks run on the supervisor's thread.
+
+    `over_ns` tells when its lease is over, on CLOCK_BOOTTIME, as it is at that moment; 0 where it has none.
+    """
 
     order: Order
     fork: bool
     told: Callable[[Sequence[Mapping[str, Any]]], None]
     ended: Callable[[WorkerEnd], None]
+    over_ns: Callable[[], int] = lambda: 0
 
 
 @dataclass
@@ -200,8 +204,14 @@ class Supervisor:
             worker.killed = True
             if worker.launched is not None:
                 worker.launched.kill()
+            else:
+                # The warm parent was asked and does not answer: it goes, and whatever it has forked with it.
+                _log.warning("the warm parent does not answer and is killed")
+                self._drop_warm()
+                self._finish(worker)
+                return
         if worker.channel is not None and not worker.cause:
-            self._send(worker, {"command": "beat"})
+            self._send(worker, {"command": "beat", "over_ns": worker.job.over_ns()})
 
     def _start(self, job: Job) -> None:
         assert self._worker is None, "one worker at a time"
@@ -243,7 +253,8 @@ class Supervisor:
             worker.killed = True
             worker.launched.kill()
             return
-        self._send(worker, {"command": "start", "order": worker.job.order.as_dict()})
+        order = worker.job.order.as_dict()
+        self._send(worker, {"command": "start", "order": order, "over_ns": worker.job.over_ns()})
 
     def _send(self, worker: _Worker, message: Mapping[str, Any]) -> None:
         assert worker.channel is not None

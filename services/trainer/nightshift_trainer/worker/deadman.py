@@ -1,7 +1,8 @@
 """A dead man's switch kept by the kernel.
 
-The supervisor renews it through heartbeats. If it cannot - killed, stopped by SIGSTOP, swapped out, cut off
-from its lease - the kernel kills this process with no Python code having to run. The timer counts on
+The supervisor renews it through heartbeats, each of which tells when the work's lease is over. If it cannot -
+killed, stopped by SIGSTOP, swapped out - or is cut off from skills, the kernel kills this process with no
+Python code having to run: some time after the last beat, and never later than the lease. The timer counts on
 CLOCK_BOOTTIME, which goes on while the machine sleeps.
 """
 
@@ -10,8 +11,10 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import time
 
 _CLOCK_BOOTTIME = 7
+_TIMER_ABSTIME = 1
 _SIGEV_SIGNAL = 0
 _PR_SET_PDEATHSIG = 1
 
@@ -37,7 +40,7 @@ class _TimerSpec(ctypes.Structure):
 
 
 class DeadMansSwitch:
-    """Kills this process with SIGKILL `timeout_s` after the last renewal.
+    """Kills this process with SIGKILL `timeout_s` after the last renewal, or when its lease is over.
 
     Raises OSError where there is no timer.
     """
@@ -51,11 +54,17 @@ class DeadMansSwitch:
             raise OSError(error, os.strerror(error))
         self.renew()
 
-    def renew(self) -> None:
-        """Starts the time anew."""
-        whole = int(self._timeout_s)
-        spec = _TimerSpec(_TimeSpec(0, 0), _TimeSpec(whole, int((self._timeout_s - whole) * 1e9)))
-        if _libc.timer_settime(self._timer, 0, ctypes.byref(spec), None) != 0:
+    def renew(self, over_ns: int = 0) -> None:
+        """Starts the time anew.
+
+        Args:
+            over_ns: When the lease is over, on CLOCK_BOOTTIME; 0 where there is none. What is past kills now.
+        """
+        at_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + round(self._timeout_s * 1e9)
+        if over_ns:
+            at_ns = min(at_ns, over_ns)
+        spec = _TimerSpec(_TimeSpec(0, 0), _TimeSpec(*divmod(at_ns, 1_000_000_000)))
+        if _libc.timer_settime(self._timer, _TIMER_ABSTIME, ctypes.byref(spec), None) != 0:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error))
 

@@ -24,7 +24,8 @@ class Order:
     """One training.
 
     `job_folder` holds its checkpoints, caches and the finished adapter; `spec` names absolute paths.
-    `stop_grace_s` is how long a stop waits for the end of a micro-step before it leaves from where it is.
+    `stop_grace_s` is how long a stop waits, for the end of a micro-step and of what is being written, before
+    the worker leaves from where it is.
     """
 
     spec: Spec
@@ -32,7 +33,7 @@ class Order:
     backend: str = "trl"
     device: str = "cpu"
     threads: int = 1
-    stop_grace_s: float = 0.15
+    stop_grace_s: float = 0.1
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# The supervisor beats four times a second; after this much silence the kernel ends the worker.
+# The supervisor beats four times a second; after this much silence, or when the lease that the last beat told
+# of is over, the kernel ends the worker.
 HEARTBEAT_TIMEOUT_S = 2.5
 
-# What is left of the 600 ms that a stop may take, once the grace for the micro-step is over.
+# How long the last word may take to be sent.
 _FLUSH_S = 0.25
 
 BeforeMicroStep = Callable[[int], None]
@@ -50,7 +51,9 @@ class WorkerProcess:
         self._ending = threading.Lock()
         self._in_loop = False
         self._training: Training | None = None
-        self._grace_s = 0.15
+        self._grace_s = 0.1
+        # Until when a stop may wait for anything, by time.monotonic().
+        self._leave_by_s = 0.0
 
     def run(self) -> None:
         """Takes the order, trains, and exits this process; does not return."""
@@ -111,11 +114,11 @@ class WorkerProcess:
             if not data:
                 os._exit(EXIT_ORPHANED)
             for message in self._decoder.feed(data):
+                self._switch.renew(message.get("over_ns", 0))
                 if message.get("command") == "start":
                     order = message["order"]
                     assert isinstance(order, dict)
                     return order
-                self._switch.renew()
 
     def _listen(self) -> None:
         while True:
@@ -127,17 +130,21 @@ class WorkerProcess:
                 os._exit(EXIT_ORPHANED)
             for message in self._decoder.feed(data):
                 if message["command"] == "beat":
-                    self._switch.renew()
+                    self._switch.renew(message["over_ns"])
                 elif message["command"] == "stop" and not self._stop.is_set():
+                    self._leave_by_s = time.monotonic() + self._grace_s
                     self._stop.set()
                     threading.Thread(target=self._leave, name="leave", daemon=True).start()
 
     def _leave(self) -> None:
         # Outside the loop nothing is worth waiting for. Within it, the micro-step is given a moment to end.
         if self._in_loop:
-            time.sleep(self._grace_s)
+            time.sleep(self._left_s())
             self._end_stopped("abandoned")
         self._end_stopped("not_training")
+
+    def _left_s(self) -> float:
+        return max(0.0, self._leave_by_s - time.monotonic())
 
     def _phase(self, phase: str) -> None:
         self._in_loop = phase in ("warming", "training")
@@ -147,8 +154,9 @@ class WorkerProcess:
         digest, step = "", -1
         writer = self._training.writer if self._training is not None else None
         if writer is not None:
+            # Where the disk is busy what is being written is given up, too: the step before it is durable.
             with contextlib.suppress(OSError):
-                writer.wait_idle(_FLUSH_S)
+                writer.wait_idle(self._left_s())
             digest, step = writer.last_digest, writer.last_step
         self._end(EXIT_STOPPED, {"kind": "stopped", "how": how, "checkpoint_digest": digest, "step": step})
 
