@@ -203,10 +203,10 @@ def test_the_watchdog_ends_a_process_when_its_lease_is_over(over_s: float, least
     program = (
         "import time\n"
         "from nightshift_trainer.worker.deadman import DeadMansSwitch\n"
-        "switch = DeadMansSwitch(0.8)\n"
+        "switch = DeadMansSwitch(60)\n"
         "now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)\n"
         "print(now_ns, flush=True)\n"
-        f"switch.renew({over_s} and now_ns + round({over_s} * 1e9))\n"
+        f"switch.renew(0.8, {over_s} and now_ns + round({over_s} * 1e9))\n"
         "time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:

@@ -40,27 +40,27 @@ class _TimerSpec(ctypes.Structure):
 
 
 class DeadMansSwitch:
-    """Kills this process with SIGKILL `timeout_s` after the last renewal, or when its lease is over.
+    """Kills this process with SIGKILL some time after the last renewal, or when its lease is over.
 
     Raises OSError where there is no timer.
     """
 
     def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
         self._timer = ctypes.c_void_p()
         event = _SigEvent(None, signal.SIGKILL, _SIGEV_SIGNAL, b"")
         if _libc.timer_create(_CLOCK_BOOTTIME, ctypes.byref(event), ctypes.byref(self._timer)) != 0:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error))
-        self.renew()
+        self.renew(timeout_s)
 
-    def renew(self, over_ns: int = 0) -> None:
+    def renew(self, timeout_s: float, over_ns: int = 0) -> None:
         """Starts the time anew.
 
         Args:
+            timeout_s: How long this renewal lasts at most.
             over_ns: When the lease is over, on CLOCK_BOOTTIME; 0 where there is none. What is past kills now.
         """
-        at_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + round(self._timeout_s * 1e9)
+        at_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + round(timeout_s * 1e9)
         if over_ns:
             at_ns = min(at_ns, over_ns)
         spec = _TimerSpec(_TimeSpec(0, 0), _TimeSpec(*divmod(at_ns, 1_000_000_000)))

@@ -31,6 +31,9 @@ _log = logging.getLogger(__name__)
 # The supervisor beats four times a second; after this much silence, or when the lease that the last beat told
 # of is over, the kernel ends the worker.
 HEARTBEAT_TIMEOUT_S = 2.5
+# While libraries are loaded the interpreter may be held, and no beat be heard, for seconds on a busy machine.
+# Nothing is on the GPU before that is done.
+_LOADING_TIMEOUT_S = 30.0
 
 # How long the last word may take to be sent.
 _FLUSH_S = 0.25
@@ -44,7 +47,9 @@ class WorkerProcess:
     def __init__(self, channel: socket.socket, before_micro_step: BeforeMicroStep | None = None) -> None:
         self._channel = channel
         self._before_micro_step = before_micro_step
-        self._switch = DeadMansSwitch(HEARTBEAT_TIMEOUT_S)
+        self._switch = DeadMansSwitch(_LOADING_TIMEOUT_S)
+        self._loaded = False
+        self._over_ns = 0
         self._reporter = Reporter(channel)
         self._decoder = frames.FrameDecoder()
         self._stop = threading.Event()
@@ -72,6 +77,11 @@ class WorkerProcess:
         from nightshift_trainer.worker.backends.base import make_backend
         from nightshift_trainer.worker.training import Links, Training, describe_spec
 
+        # Loading trl touches no GPU; another backend may.
+        self._loaded = order.backend != "trl"
+        backend = make_backend(order.backend)
+        self._loaded = True
+        self._renew(self._over_ns)
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
         _log.info("trains %s", describe_spec(order.spec))
         links = Links(
@@ -81,7 +91,7 @@ class WorkerProcess:
             stopping=self._stop.is_set,
             before_micro_step=self._before_micro_step,
         )
-        self._training = Training(order, make_backend(order.backend), links)
+        self._training = Training(order, backend, links)
         self._training.run()
 
     def _end_with(self, error: BaseException) -> None:
@@ -114,7 +124,7 @@ class WorkerProcess:
             if not data:
                 os._exit(EXIT_ORPHANED)
             for message in self._decoder.feed(data):
-                self._switch.renew(message.get("over_ns", 0))
+                self._renew(message["over_ns"])
                 if message.get("command") == "start":
                     order = message["order"]
                     assert isinstance(order, dict)
@@ -130,7 +140,7 @@ class WorkerProcess:
                 os._exit(EXIT_ORPHANED)
             for message in self._decoder.feed(data):
                 if message["command"] == "beat":
-                    self._switch.renew(message["over_ns"])
+                    self._renew(message["over_ns"])
                 elif message["command"] == "stop" and not self._stop.is_set():
                     self._leave_by_s = time.monotonic() + self._grace_s
                     self._stop.set()
@@ -142,6 +152,13 @@ class WorkerProcess:
             time.sleep(self._left_s())
             self._end_stopped("abandoned")
         self._end_stopped("not_training")
+
+    def _renew(self, over_ns: int) -> None:
+        self._over_ns = over_ns
+        if self._loaded:
+            self._switch.renew(HEARTBEAT_TIMEOUT_S, over_ns)
+        else:
+            self._switch.renew(_LOADING_TIMEOUT_S)
 
     def _left_s(self) -> float:
         return max(0.0, self._leave_by_s - time.monotonic())
