@@ -98,7 +98,8 @@ def test_what_is_no_id(value: str) -> None:
 
 
 POSITIONS = st.lists(
-    st.text(st.characters(codec="utf-8"), max_size=30)
+    # No row's key holds a NUL, so that a token with one is refused.
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
     | st.integers(-(2**63), 2**63 - 1)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.booleans()
