@@ -34,11 +34,12 @@ class Benchmark:
 
     name: str
     options: tuple[str, ...] = ()
+    file: str = ""
 
     @property
     def module(self) -> str:
         """For `python -m`."""
-        return f"benchmarks.bench_{self.name}"
+        return f"benchmarks.bench_{self.file or self.name}"
 
 
 BENCHMARKS = (
@@ -51,6 +52,7 @@ BENCHMARKS = (
     Benchmark("opportunities", ("--tuning", "1-2", "--unseen", "31-32")),
     Benchmark("sessions", ("--runs", "1500", "--tuning", "1-2")),
     Benchmark("preemption", ("--count", "200")),
+    Benchmark("preemption_load", ("--load", "--count", "50"), file="preemption"),
     Benchmark("activity", ("--rounds", "2")),
     Benchmark("export"),
     Benchmark("preemption_worker", ("--stops", "20")),
