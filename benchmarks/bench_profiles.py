@@ -4,8 +4,8 @@
 
 A service of its own on its own port, the bare echo of bench_ingest beside it. Runs of an orchestrator (two
 modes, two strategies, costs that scatter) are streamed in until each size is reached; then the reads and the
-echo take turns, one caller each. "first" is the read after one more run, when nothing is kept in memory. The
-long form is `--sizes 1000,10000,100000,1000000`.
+echo take turns, one caller each. Auto-tune is off, as it begins. "first" is the read after one more run, when
+nothing is kept in memory. The long form is `--sizes 1000,10000,100000,1000000`.
 """
 
 from __future__ import annotations

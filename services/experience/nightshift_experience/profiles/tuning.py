@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -79,10 +79,12 @@ class Tuned:
     reason: str = ""
 
 
-def outcomes(profile: Profile) -> list[Outcome]:
-    """What became of each value that runs took over."""
+def outcomes(profile: Profile, only: Collection[tuple[str, str, str]] | None = None) -> list[Outcome]:
+    """What became of each value that runs took over; of some (field, original, tuned) alone with `only`."""
     found = []
     for (field, original, taken), runs, baseline in profile.tuned:
+        if only is not None and (field, original, taken) not in only:
+            continue
         evidence = compare(baseline, runs, Weights())
         state = TuningState.WATCHED
         if runs.runs >= _LEAST_RUNS and evidence.worse >= _WORSE:
@@ -101,6 +103,7 @@ def tune(
     *,
     explicit: Collection[str] = (),
     skip: bool = False,
+    advised: Sequence[Recommendation] | None = None,
 ) -> Tuned:
     """Recommendations that a run takes over; `current` stays as it is.
 
@@ -111,6 +114,7 @@ def tune(
         everywhere: The global switch.
         explicit: Fields that were set for this very run.
         skip: Whether the run wants none of it.
+        advised: What is recommended for `current`, where that is known already.
     """
     for is_so, reason in (
         (skip, "SKIPPED"),
@@ -120,12 +124,15 @@ def tune(
     ):
         if is_so:
             return Tuned(current, reason=reason)
+    if advised is None:
+        advised = recommend(profile, current, Rules())
+    wanted = {(FIELDS[one.category], one.current, one.recommended) for one in advised}
     reverted = {
         (outcome.field, outcome.original, outcome.tuned)
-        for outcome in outcomes(profile)
+        for outcome in outcomes(profile, wanted)
         if outcome.state == TuningState.REVERTED
     }
-    return take_over(recommend(profile, current, Rules()), current, own, explicit=explicit, reverted=reverted)
+    return take_over(advised, current, own, explicit=explicit, reverted=reverted)
 
 
 def take_over(

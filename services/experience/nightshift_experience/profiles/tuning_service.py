@@ -36,7 +36,11 @@ class TuningService:
         """Settings that a run should take."""
         own, everywhere = await self._db.read(get_both, project)
         known = await self._profiles.profile(project)
-        return tune(known.profile, current, own, everywhere, explicit=explicit, skip=skip)
+        advised = None
+        if own.enabled and everywhere.enabled and not skip:
+            # Kept in memory as long as nothing changes.
+            advised = (await self._profiles.recommendations(project, current)).recommendations
+        return tune(known.profile, current, own, everywhere, explicit=explicit, skip=skip, advised=advised)
 
     async def outcomes(self, project: str) -> list[Outcome]:
         """What became of the values that runs took over."""

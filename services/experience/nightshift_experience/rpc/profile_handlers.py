@@ -18,11 +18,12 @@ class ProfileHandlers:
     """Handlers of profiles."""
 
     profiles: ProfileService
+    rendered_profiles: render_profiles.RenderedProfiles
 
     async def GetProfile(self, request: pb.GetProfileRequest, context: Any) -> pb.Profile:
         """See the proto."""
         project = parse_profile(request.name)
-        return render_profiles.profile(project, await self.profiles.profile(project))
+        return self.rendered_profiles.of(project, await self.profiles.profile(project))
 
     async def ListRecommendations(
         self, request: pb.ListRecommendationsRequest, context: Any

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from google.protobuf.duration_pb2 import Duration
 
 from nightshift.experience.v1 import profiles_pb2 as pb
@@ -51,6 +53,25 @@ def profile(project: str, known: ProjectProfile) -> pb.Profile:
     if known.last_start_us is not None:
         message.last_run_time.CopyFrom(timestamp(known.last_start_us))
     return message
+
+
+class RenderedProfiles:
+    """Messages of the profiles that were asked for last, so that an unchanged one is made once."""
+
+    def __init__(self, most: int = 64) -> None:
+        self._most = most
+        self._kept: OrderedDict[str, tuple[ProjectProfile, pb.Profile]] = OrderedDict()
+
+    def of(self, project: str, known: ProjectProfile) -> pb.Profile:
+        """The message; nobody may change it."""
+        kept = self._kept.get(project)
+        if kept is None or kept[0] is not known:
+            kept = (known, profile(project, known))
+            self._kept[project] = kept
+            self._kept.move_to_end(project)
+            if len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        return kept[1]
 
 
 def settings(told: CurrentSettings) -> resources.RunSettings:

@@ -15,6 +15,7 @@ from nightshift_experience.rpc.forget_handlers import ForgetHandlers
 from nightshift_experience.rpc.profile_handlers import ProfileHandlers
 from nightshift_experience.rpc.read_handlers import ReadHandlers
 from nightshift_experience.rpc.record_handlers import RecordHandlers
+from nightshift_experience.rpc.render_profiles import RenderedProfiles
 from nightshift_experience.rpc.search_handlers import SearchHandlers
 from nightshift_experience.rpc.session_handlers import SessionHandlers
 from nightshift_experience.rpc.tuning_handlers import TuningHandlers
@@ -58,6 +59,7 @@ class ExperienceServicer(
         self.opportunities = opportunities
         self.sessions = sessions
         self.profiles = profiles
+        self.rendered_profiles = RenderedProfiles()
         self.tuning = tuning
         self.forgetter = forgetter
         self.clock = clock
