@@ -43,6 +43,9 @@ _START = dt.datetime(2026, 1, 5, tzinfo=dt.UTC)
 # A question stays open for less than two steps of the clock.
 _STEP_S, _TTL_S = 60.0, 100.0
 _EXPIRED = 2
+# Operations that look at nothing but one run and its approval, and those that do so with each.
+OF_ONE = frozenset({"decide", "cancel", "begin", "stop", "end"})
+OF_EACH = frozenset({"expire", "crash"})
 _DECIDED = (ApprovalState.APPROVED, ApprovalState.DENIED)
 _SKILL = propose_config.SKILL
 
@@ -131,9 +134,25 @@ class Office:
         if wrong in _DECIDING:
             self.proposals._deciding = _DECIDING[wrong](books, rule, lambda _skill: 0.0)
         self.progress = Progress(books, failed_rest_s=0.0)
-        self.step = cache(self._step)
+        self._asked = cache(self.ask)
 
-    def _step(
+    def step(
+        self, entries: tuple[Entry, ...], operation: str, *arguments: Any
+    ) -> tuple[tuple[Entry, ...], str]:
+        """As `ask`, but what concerns one run is asked of a store with that run alone.
+
+        So each question is asked once, whatever stands beside that run; tests/models compares it with asking
+        of the whole.
+        """
+        if operation in OF_ONE:
+            number, *rest = arguments
+            (after,), refused = self._asked((entries[number],), operation, 0, *rest)
+            return (*entries[:number], after, *entries[number + 1 :]), refused
+        if operation in OF_EACH:
+            return tuple(self._asked((entry,), operation)[0][0] for entry in entries), ""
+        return self._asked(entries, operation, *arguments)
+
+    def ask(
         self, entries: tuple[Entry, ...], operation: str, *arguments: Any
     ) -> tuple[tuple[Entry, ...], str]:
         """Runs one operation in one transaction; the entries afterwards and the reason of a refusal."""
