@@ -1,6 +1,7 @@
 """Explores the models and prints what was found: `python -m models [--long] [--only WORD]`.
 
-Ends with status 1 where the protocol breaks, or where a wrong variant is not found out.
+Ends with status 1 where the protocol breaks, where a wrong variant is not found out, or where a model has
+more states than are looked at.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import itertools
 import sys
 
 from models.catalogue import LONG, SHORT, WRONG
-from models.explorer import explore
+from models.explorer import StateSpaceTooLarge, explore
 
 
 def main() -> int:
@@ -24,7 +25,12 @@ def main() -> int:
         model = make()
         if arguments.only not in model.name:
             continue
-        found = explore(model)
+        try:
+            found = explore(model)
+        except StateSpaceTooLarge as error:
+            print(f"{error}; nothing is known of it", flush=True)
+            failed = True
+            continue
         failed |= bool(found.broken) or not found.complete
         print(found, flush=True)
         _print_trace(found.trace)

@@ -20,6 +20,7 @@ SHORT: tuple[Make, ...] = (
     lambda: Effects(left=Left(1, 0, 1, 0)),
     lambda: Effects(left=Left(1, 1, 0, 0)),
     lambda: Effects(on_purpose=True, left=Left(0, 0, 1, 1)),
+    lambda: Effects(on_purpose=True, late_calls=True, left=Left(0, 0, 1, 1)),
     lambda: Approvals(),
     lambda: Approvals(two_person=True),
 )
@@ -79,7 +80,8 @@ WRONG: tuple[Counterexample, ...] = (
         Left(1, 0, 1, 0),
     ),
     _effect(effects.Wrong.FENCES_BEGIN_ANEW, "EFFECT_OF_AN_EARLIER_LIFE", 11, Left(0, 1, 0, 0)),
-    _effect(effects.Wrong.OUTLIVES_CONNECTION, _LOWER, 9, Left(0, 0, 1, 1), on_purpose=True),
+    _effect(effects.Wrong.OUTLIVES_CONNECTION, _LOWER, 11, Left(0, 0, 1, 1), on_purpose=True),
+    _effect(effects.Wrong.NOT_FENCED_AT_START, _LOWER, 11, Left(0, 0, 1, 1), on_purpose=True),
     _effect(effects.Wrong.LOCK_NOT_STORED, "WORK_BEGAN_UNDER_THE_LOCK", 4, Left(0, 1, 0, 1), on_purpose=True),
     _effect(effects.Wrong.LOCK_STOPS_WHAT_RUNS, _LOWER, 7, Left(0, 0, 0, 1), on_purpose=True),
     _approval(approvals.Wrong.DIGEST_NOT_COMPARED, "DECIDED_WITHOUT_HAVING_SEEN_THE_PLAN", 2),

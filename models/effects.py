@@ -3,8 +3,9 @@
 Untimed: everybody may be as slow as one likes (a paused process is one that takes no step), both sides
 crash, users come, the lock is set. What was sent stays on the wire: it may arrive at any time, in any
 order, any number of times or never, until the process that it was sent to is killed and its connections
-with it. Gate, fences, the service's gate and the effect's transaction are the product's own code
-(`models.real`). Mirrored by hand, step by step:
+with it; with `late_calls`, a call that was still waiting in skills then reaches the next process. Gate,
+fences, the service's gate and the effect's transaction are the product's own code (`models.real`).
+Mirrored by hand, step by step:
 
 - `nightshift_skills.preemption.Preemptor.report`, `.lock`, `.announce`; `lockdown.Lockdown.engage`;
 - `nightshift_skills.scheduler.Scheduler.reconsider`: signs are read, then the monitor is asked, then the
@@ -41,6 +42,7 @@ class Wrong(StrEnum):
     SERVICE_STARTS_OPEN = "a service that starts anew lets background work in before it was told the fence"
     FENCES_BEGIN_ANEW = "a restart begins with the fences of the last life instead of the next block"
     OUTLIVES_CONNECTION = "what was sent to a killed service reaches the one that is started after it"
+    NOT_FENCED_AT_START = "a service that starts anew lets in what a person was granted before"
     LOCK_NOT_STORED = "the lock is acknowledged before it is durable"
     LOCK_STOPS_WHAT_RUNS = "the lock stops what runs, but voids no grant that is on its way"
 
@@ -110,17 +112,25 @@ class State:
 class Effects:
     """See the module."""
 
-    def __init__(self, wrong: Wrong | None = None, *, on_purpose: bool = False, left: Left) -> None:
-        """Args: the variant, whose work it is, and how often what need not happen may happen."""
+    def __init__(
+        self, wrong: Wrong | None = None, *, on_purpose: bool = False, late_calls: bool = False, left: Left
+    ) -> None:
+        """Makes a model.
+
+        Args: the variant, whose work it is, whether a call that has not left skills when the service is
+        killed may reach the next process, and how often what need not happen may happen.
+        """
         self.wrong = wrong
         self._on_purpose = on_purpose
+        self._late_calls = late_calls or wrong is Wrong.NOT_FENCED_AT_START
         self._left = left
 
     @property
     def name(self) -> str:
         """Of the variant."""
         whose = "a person's own work" if self._on_purpose else "background work"
-        return f"effects: {self.wrong or f'{whose}, {tuple(self._left)}'}"
+        late = ", late calls" if self._late_calls else ""
+        return f"effects: {self.wrong or f'{whose}{late}, {tuple(self._left)}'}"
 
     def starts(self) -> Iterable[State]:
         """An approved run waits; nobody has told the service anything."""
@@ -283,6 +293,8 @@ class Effects:
         verifier, taken = real.told(state.verifier, message.fence, everything)
         if not taken:
             return state
+        if self.wrong is Wrong.NOT_FENCED_AT_START and not everything:
+            verifier = verifier._replace(everything=state.verifier.everything)
         state = replace(
             state,
             verifier=verifier,
@@ -353,11 +365,12 @@ class Effects:
             yield Step("kill -9 of skills", after, fault=True)
         if state.service_up and left.service_crashes:
             kept = self.wrong is Wrong.OUTLIVES_CONNECTION
+            late = frozenset(one for one in state.wire if self._late_calls and one.kind == "call")
             after = replace(
                 state,
                 service_up=False,
                 informed=False,
-                wire=state.wire if kept else frozenset(),
+                wire=state.wire if kept else late,
                 storing=None,
                 admitted=frozenset(),
                 unredeemed="",

@@ -106,11 +106,17 @@ def odd_certificate(home: Path, uris: list[str]) -> Credential:
 
 @dataclass(frozen=True)
 class Forger:
-    """Makes grants for one method of one service; `settings` names the home whose keys it has stolen."""
+    """Makes grants for one method of one service.
+
+    Attributes:
+        settings: Names the home whose keys it has stolen.
+        fence: In force.
+    """
 
     settings: PlaneSettings
     rule: MethodRule
     thumbprint: str
+    fence: int = 0
 
     @property
     def audience(self) -> str:
@@ -125,7 +131,7 @@ class Forger:
             "skill_run": "skillRuns/adversary",
             "tier": self.rule.tier,
             "methods": [self.rule.name],
-            "fence": 0,
+            "fence": self.fence,
             "audience": self.audience,
             "thumbprint": self.thumbprint,
             "initiator": "person/admin/adversary",
@@ -240,7 +246,7 @@ def attacks() -> Iterator[tuple[str, Attack]]:
     yield "other caller's thumbprint", Attack("GRANT_SUBJECT", lambda f, r: f.fitting(r, thumbprint="A" * 43))
     yield "old fence", Attack("PREEMPTED", lambda f, r: f.fitting(r, fence=0, on_purpose=False))
     yield "negative fence", Attack("PREEMPTED", lambda f, r: f.fitting(r, fence=-1, on_purpose=False))
-    yield "purpose that is no boolean", Attack("PREEMPTED", lambda f, r: f.changed(r, onp="true"))
+    yield "purpose that is no boolean", Attack("PREEMPTED", lambda f, r: f.changed(r, onp="true", fence=0))
     yield "no deadline", Attack("DEADLINE_REQUIRED", lambda f, r: f.fitting(r), timeout_s=None)
     yield (
         "other arguments",

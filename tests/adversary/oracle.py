@@ -94,7 +94,7 @@ class Oracle:
 
     Attributes:
         fence: In force.
-        lock_fence: Below which a person's own grants are void, too.
+        lock_fence: Below which a person's own grants are void, too: the lock's, or the first since the start.
         used: jti → use, of grants that had their effect.
     """
 

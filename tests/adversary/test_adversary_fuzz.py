@@ -30,7 +30,7 @@ async def fuzz(folder: Path, sequences: int) -> Fuzz:
         # Somebody is there all the time: whatever acts, acts for a call of ours.
         plane.around.monitor.tell(idle=False)
         fence = (await plane.call("GetSchedule", pb.GetScheduleRequest())).fence
-        made = Fuzz(plane, random.Random(seed), Oracle(fence))
+        made = Fuzz(plane, random.Random(seed), Oracle(fence, lock_fence=fence))
         made.prepare()
         await made._told()
         try:

@@ -15,8 +15,10 @@ import pytest_asyncio
 
 from nightshift.skills.v1 import control_service_pb2 as control_pb
 from nightshift.skills.v1 import control_service_pb2_grpc as control_grpc
+from nightshift.skills.v1 import skills_service_pb2 as skills_pb
 from nightshift.skills.v1 import tokens_service_pb2 as tokens_pb
 from nightshift.skills.v1 import tokens_service_pb2_grpc as tokens_grpc
+from nightshift.skills.v1.skills_service_pb2_grpc import SkillsServiceStub
 from nightshift_kit.processes.table import SERVICES
 from nightshift_kit.rpc.channels import channel_to
 from nightshift_kit.rpc.identity import ROLES, Identity, allows, lacks_role_only
@@ -73,6 +75,7 @@ class Besieged:
     def __init__(self, plane: RealPlane) -> None:
         self.plane = plane
         self.settings = plane.plane.settings
+        self.fence = 0
         self._channels: dict[tuple[str, bool, bytes], grpc.aio.Channel] = {}
         self._tokens: dict[str, str] = {}
         for role in ROLES:
@@ -91,7 +94,7 @@ class Besieged:
         return self._channels[key]
 
     def forger(self, rule: MethodRule) -> Forger:
-        return Forger(self.settings, rule, self.credential("service/skills").thumbprint)
+        return Forger(self.settings, rule, self.credential("service/skills").thumbprint, self.fence)
 
     async def token(self, role: str) -> str:
         """A local token, issued by the plane; each role's once."""
@@ -137,6 +140,8 @@ async def besieged(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Be
     # Without its platform the plane does nothing by itself, so that whatever happens was an attack's doing.
     async with real_plane(tmp_path_factory.mktemp("besieged"), platform_app=False) as plane:
         made = Besieged(plane)
+        skills: Any = SkillsServiceStub(made.channel("skills", "admin"))
+        made.fence = (await skills.GetSchedule(skills_pb.GetScheduleRequest(), timeout=10)).fence
         before = await made.effects()
         yield made
         assert await made.effects() == before, "an attack had an effect"

@@ -283,9 +283,21 @@ async def test_closed_after_a_start_until_the_fence_is_told(tmp_path: Path, db: 
         await promote(running, background)
 
 
-async def test_a_person_passes_the_fence_and_the_closed_gate(tmp_path: Path, db: Database) -> None:
+async def test_a_person_passes_the_fence_but_not_from_before_a_start(tmp_path: Path, db: Database) -> None:
+    """Whoever died may have been told to stop everything, and it was not durable yet."""
     async with lab(tmp_path / "home", db, open_gate=False) as (running, servicer):
-        await promote(running, fitting(running, fence=0, on_purpose=True))
+        assert running.hub is not None
+        on_its_way = fitting(running, fence=6, on_purpose=True)
+        error = await refusal(promote(running, on_its_way))
+        assert (error.reason, error.retry_after_s) == ("PREEMPTED", 1.0)
+        control = running.stub(control_grpc.StopServiceStub, "service/skills", control=True)
+        await control.RenewLease(control_pb.RenewLeaseRequest(fence=7), timeout=5)
+        assert (await refusal(promote(running, on_its_way))).reason == "PREEMPTED"
+        assert servicer.promoted == 0
+        granted_since = fitting(running, fence=7, on_purpose=True)
+        # A user comes: later fences are no person's business.
+        await control.RenewLease(control_pb.RenewLeaseRequest(fence=8), timeout=5)
+        await promote(running, granted_since)
         assert servicer.promoted == 1
 
 
@@ -349,7 +361,8 @@ async def test_a_grant_from_before_a_stop_of_everything_is_void(tmp_path: Path, 
             pass
         error = await refusal(promote(running, on_its_way))
         assert (error.reason, servicer.promoted) == ("PREEMPTED", 0)
-    async with lab(tmp_path / "home", db, open_gate=False) as (running, servicer):
+    async with lab(tmp_path / "home", db) as (running, servicer):
+        assert running.fence == 2
         assert (await refusal(promote(running, fitting(running, fence=1)))).reason == "PREEMPTED"
         # Whatever is commanded after the lock was lifted carries the fence of that time.
         assert (await promote(running, fitting(running, fence=2))).name.startswith("promotions/")

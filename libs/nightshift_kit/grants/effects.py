@@ -31,8 +31,10 @@ class EffectUnfinished(NightshiftError):
 class FenceGate:
     """Highest fence that this service has seen, in memory and durably. Safe to use from any thread.
 
-    Background grants of a lower fence are refused. After a start everything in the background is refused
-    until skills has told the fence in force (Stop or RenewLease). Grants of a person's own doing pass.
+    Background grants of a lower fence are refused; grants of a person's own doing pass them. After a start
+    everything is refused until skills has told the fence in force (Stop or RenewLease), and what was granted
+    before that is void for good, a person's own grants too: the process before may have been told to stop
+    everything, and have died before that was durable.
     """
 
     def __init__(self, db: Database, clock: Clock) -> None:
@@ -71,6 +73,8 @@ class FenceGate:
             if fence < self._highest:
                 return False
             self._highest = fence
+            if not self._open:
+                self._everything = max(self._everything, fence)
             self._open = True
             return True
 
@@ -82,17 +86,14 @@ class FenceGate:
         return known
 
     def check(self, grant: Grant) -> None:
-        """Raises Preempted for a background grant of a lower fence, or while the gate is closed.
+        """Raises Preempted for a background grant of a lower fence, and for any while the gate is closed.
 
-        A grant of a person's own doing is refused only below the fence under which everything was stopped.
+        A grant of a person's own doing is refused only below the fence under which everything was stopped,
+        or which was the first that was told since the start.
         """
-        if grant.on_purpose:
-            if grant.fence < self._everything:
-                raise _stopped(grant, self._everything)
-            return
         with self._lock:
-            is_open, highest = self._open, self._highest
-            if is_open and grant.fence > highest:
+            is_open, highest, everything = self._open, self._highest, self._everything
+            if is_open and grant.fence > highest and not grant.on_purpose:
                 # Signed by skills, so that fence is in force already; the news has not come here yet.
                 self._highest = grant.fence
         if not is_open:
@@ -101,8 +102,9 @@ class FenceGate:
                 metadata={"fence": str(grant.fence)},
                 retry_after_s=1.0,
             )
-        if grant.fence < highest:
-            raise _stopped(grant, highest)
+        lowest = everything if grant.on_purpose else highest
+        if grant.fence < lowest:
+            raise _stopped(grant, lowest)
 
 
 def read_fence(connection: sa.Connection, name: str = _BACKGROUND) -> int:
@@ -130,7 +132,7 @@ def _store_fences(connection: sa.Connection, fence: int, everything: bool, now: 
 
 def _stopped(grant: Grant, highest: int) -> Preempted:
     return Preempted(
-        "Everything was stopped since the grant was made."
+        "Everything was stopped, or this service was started, since the grant was made."
         if grant.on_purpose
         else "Background work of this fence was stopped for a user.",
         metadata={"fence": str(grant.fence), "highest": str(highest)},

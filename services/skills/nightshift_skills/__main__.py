@@ -362,7 +362,7 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
         gate=gate,
         fences=fences,
     )
-    wiring.authority = authority(wiring, db)
+    wiring.authority = authority(wiring, db, fences.current)
     tokens = await _local_tokens(wiring, books)
     wiring.spawn("register of tokens", tokens.keep_published)
     served = (servicer, AutonomyServicer(autonomy, books), TokensServicer(tokens, wiring.clock))

@@ -325,9 +325,17 @@ class Executor:
             return await self._acting.call(method, request, grant(), timeout_s=timeout_s)
 
         def stale(error: Upstream) -> bool:
-            return error.reason == "PREEMPTED" and live.background and not self._gate.is_open
+            return error.reason == "PREEMPTED" and self._outdated(live)
 
         return await patiently(method, self._call_retry_s, unless=stale)(once)
+
+    def _outdated(self, live: LiveRun) -> bool:
+        """Whether a run that was refused for its fence has to begin anew, under the one in force."""
+        if live.background:
+            return not self._gate.is_open
+        # A service that started anew lets in nothing that was granted below the fence told to it first.
+        fence, _ = self._gate.leases()
+        return live.fence < fence
 
     async def _follow(self, skill: Skill, run: Run, live: LiveRun, job_name: str) -> None:
         """Stays with a training job until it ends; resumes it once if it was paused while nobody followed."""

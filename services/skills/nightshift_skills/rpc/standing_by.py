@@ -60,8 +60,13 @@ async def leading(wiring: Wiring, settings: SkillsSettings) -> Leadership:
     return place
 
 
-def authority(wiring: Wiring, db: Database) -> Authority:
-    """What skills' own acting method is checked with."""
+def authority(wiring: Wiring, db: Database, fence: int | None = None) -> Authority:
+    """What skills' own acting method is checked with.
+
+    Args: `fence` is the one in force, where this replica leads; without it nothing is let in.
+    """
     gate = FenceGate(db, wiring.clock)
+    if fence is not None:
+        gate.raise_in_memory(fence)
     verifier = GrantVerifier(load_public_key(wiring.settings, "grant"), "skills", wiring.clock)
     return Authority(verifier, gate, StopHub(gate, wiring.clock))
