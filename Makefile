@@ -40,7 +40,7 @@ test: check ## Everything that CI runs: checks, then all tests but the long ones
 	$(PYTEST) -m 'not slow'
 
 .PHONY: test-slow
-test-slow: setup ## The long tests: 5,000-run workshops, 20 exact resumes, 100 kills
+test-slow: setup ## The long tests: 5,000-run workshops, 20 exact resumes, 100 kills, 27 million changes of the audit
 	$(PYTEST) -m slow
 
 .PHONY: chaos

@@ -83,7 +83,7 @@ WRONG: tuple[Counterexample, ...] = (
     _effect(effects.Wrong.OUTLIVES_CONNECTION, _LOWER, 11, Left(0, 0, 1, 1), on_purpose=True),
     _effect(effects.Wrong.NOT_FENCED_AT_START, _LOWER, 11, Left(0, 0, 1, 1), on_purpose=True),
     _effect(effects.Wrong.LOCK_NOT_STORED, "WORK_BEGAN_UNDER_THE_LOCK", 4, Left(0, 1, 0, 1), on_purpose=True),
-    _effect(effects.Wrong.LOCK_STOPS_WHAT_RUNS, _LOWER, 7, Left(0, 0, 0, 1), on_purpose=True),
+    _effect(effects.Wrong.LOCK_STOPS_WHAT_RUNS, _LOWER, 9, Left(0, 0, 0, 1), on_purpose=True),
     _approval(approvals.Wrong.DIGEST_NOT_COMPARED, "DECIDED_WITHOUT_HAVING_SEEN_THE_PLAN", 2),
     _approval(approvals.Wrong.LAST_DECISION_COUNTS, "A_DECISION_DID_NOT_STAND", 2),
     _approval(approvals.Wrong.NOT_PLANNED_AGAIN, "RAN_A_PLAN_THAT_HAD_CHANGED", 3),
