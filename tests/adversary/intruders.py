@@ -51,7 +51,7 @@ async def refusal(awaitable: Any) -> RichError:
 
 def send(channel: grpc.aio.Channel, rule: MethodRule, data: bytes = b"", **options: Any) -> Any:
     """One call of any method with raw bytes; the first answer of a stream counts."""
-    options.setdefault("timeout", 10)
+    options.setdefault("timeout", 30)
     if rule.client_streaming:
 
         async def requests() -> Any:

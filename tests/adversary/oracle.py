@@ -16,6 +16,10 @@ from nightshift.type.v1 import policy_pb2
 # The way from a person who may only look to one who may lift the lock.
 ROLES = ("viewer", "approver", "admin")
 
+# What may be delegated; everything else of the catalogue always asks.
+DELEGABLE = frozenset({"propose_config"})
+SKILLS = DELEGABLE | {"rollback", "promote_config", "train_adapter", "set_autonomy", "aggregate_experience"}
+
 # Reasons that only the way to a servicer gives. A call that the oracle lets through has none of them.
 DOOR = frozenset(
     {
@@ -57,6 +61,8 @@ class Token:
         on_purpose: Whether it is of a person's own doing.
         jti: Of the grant.
         use: Which call it was made for (method and arguments).
+        plugin: Whether it is of a plug-in's run.
+        admin: Whether it is of an admin's run.
     """
 
     flaw: str
@@ -64,15 +70,48 @@ class Token:
     on_purpose: bool = False
     jti: str = ""
     use: str = ""
+    plugin: bool = False
+    admin: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`reason` of the refusal, "" where it gets through; `effect` where it acts, `repeat` not once more."""
+    """What comes of a call.
+
+    Attributes:
+        reason: Of the refusal on the way to the servicer; "" where it gets through.
+        effect: Whether it acts.
+        repeat: Whether it acted before, and the same answer comes again.
+        own: What the servicer itself answers, "" for no refusal; None where the oracle does not know.
+    """
 
     reason: str = ""
     effect: bool = False
     repeat: bool = False
+    own: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delegation:
+    """What a SetAutonomy asks for: `valid` in form; `covers` is the beginning of subjects, "" for any."""
+
+    valid: bool
+    skill: str
+    policy_fits: bool
+    max_uses: int
+    covers: str
+
+
+@dataclass(slots=True)
+class Standing:
+    """A standing approval that was given. `promotion` for an armed rollback."""
+
+    skill: str
+    left: int
+    covers: str = ""
+    promotion: str = ""
+    state: str = "ACTIVE"
+    used: int = 0
 
 
 _FLAWS = {
@@ -96,12 +135,16 @@ class Oracle:
         fence: In force.
         lock_fence: Below which a person's own grants are void, too: the lock's, or the first since the start.
         used: jti → use, of grants that had their effect.
+        ready: Whether all facts hold without which nothing is delegated, but for the lock.
+        standing: Name → standing approval, whatever became of it.
     """
 
     fence: int
     lock_fence: int = 0
     locked: bool = False
+    ready: bool = True
     used: dict[str, str] = field(default_factory=dict)
+    standing: dict[str, Standing] = field(default_factory=dict)
 
     def may_call(self, callers: Iterable[str], caller: Caller) -> str:
         """Why a caller may not call a method that names these; "" where it may."""
@@ -123,9 +166,16 @@ class Oracle:
         return "ROLE_INSUFFICIENT" if by_role else "CALLER_NOT_ALLOWED"
 
     def judge(
-        self, method: MethodDescriptor, caller: Caller, token: Token, *, deadline: bool, use: str
+        self,
+        method: MethodDescriptor,
+        caller: Caller,
+        token: Token,
+        *,
+        deadline: bool,
+        use: str,
+        wish: Delegation | None = None,
     ) -> Verdict:
-        """What must come of a call."""
+        """What must come of a call; `wish` is what a SetAutonomy asks for."""
         policy = method.GetOptions().Extensions[policy_pb2.policy]
         refusal = self.may_call(policy.callers, caller)
         if refusal:
@@ -136,7 +186,7 @@ class Oracle:
         stolen = (caller.kind, caller.name) != ("service", "skills")
         if token.flaw and not (stolen and token.flaw in ("tier", "arguments")):
             return Verdict(_FLAWS[token.flaw])
-        if stolen:
+        if stolen or (token.plugin and not policy.plugins):
             return Verdict("GRANT_SUBJECT")
         if policy.tier != policy_pb2.TIER_AUTO and use != token.use:
             return Verdict("GRANT_ARGS")
@@ -144,10 +194,86 @@ class Oracle:
             return Verdict("PREEMPTED")
         if not deadline:
             return Verdict("DEADLINE_REQUIRED")
+        if wish is not None and not wish.valid:
+            return Verdict(own="FIELD_INVALID")
         if policy.single_use and token.jti in self.used:
             same = self.used[token.jti] == use
             return Verdict(repeat=True) if same else Verdict("GRANT_REPLAYED")
-        return Verdict(effect=True)
+        refused = "" if wish is None else self._why_not(wish, token)
+        return Verdict(own=refused) if refused else Verdict(effect=True)
+
+    # Standing approvals: governance.md, "Autonomy", and the comments of their contract.
+
+    def _why_not(self, wish: Delegation, token: Token) -> str:
+        """Why nothing is delegated; "" where it is."""
+        if not token.admin:
+            return "ROLE_INSUFFICIENT"
+        if self.locked:
+            return "GLOBAL_LOCK"
+        if not wish.policy_fits:
+            return "POLICY_CHANGED"
+        if wish.skill not in SKILLS:
+            return "SKILL_UNKNOWN"
+        if wish.skill not in DELEGABLE:
+            return "NOT_DELEGABLE"
+        return "" if self.ready else "NOT_READY"
+
+    def in_force(self) -> dict[str, Standing]:
+        """Those of which a use is left."""
+        return {name: one for name, one in self.standing.items() if one.state == "ACTIVE"}
+
+    def bounded(self) -> bool:
+        """Whether anything runs without asking: armed rollbacks only ever take something back."""
+        return any(not one.promotion for one in self.in_force().values())
+
+    def gives(self, name: str, wish: Delegation) -> None:
+        """An admin has delegated."""
+        self.standing[name] = Standing(wish.skill, wish.max_uses, wish.covers)
+
+    def arms(self, name: str, promotion: str) -> None:
+        """Somebody has promoted, and armed the one rollback."""
+        self.standing[name] = Standing("rollback", 1, promotion=promotion)
+
+    def back_to_manual(self) -> None:
+        """All ends but armed rollbacks."""
+        for one in self.in_force().values():
+            if not one.promotion:
+                one.state = "REVOKED"
+
+    def revokes(self, name: str) -> str:
+        """Reason of the refusal; what has ended stays as it is."""
+        if name not in self.standing:
+            return "STANDING_APPROVAL_UNKNOWN"
+        if self.standing[name].state == "ACTIVE":
+            self.standing[name].state = "REVOKED"
+        return ""
+
+    def covering(self, skill: str, subject: str) -> set[str]:
+        """Names of those under which a plan about a subject runs without asking."""
+        return {
+            name
+            for name, one in self.in_force().items()
+            if not one.promotion and one.skill == skill and subject.startswith(one.covers)
+        }
+
+    def uses(self, name: str) -> None:
+        """A run has begun under it."""
+        one = self.standing[name]
+        one.used += 1
+        one.left -= 1
+        if not one.left:
+            one.state = "SPENT"
+
+    def guardrail(self, promotion: str) -> str:
+        """A guardrail fell: reason why nothing is rolled back, "" where it is."""
+        self.back_to_manual()
+        if self.locked:
+            return "GLOBAL_LOCK"
+        armed = [name for name, one in self.in_force().items() if one.promotion == promotion]
+        if not armed:
+            return "NOT_ARMED"
+        self.uses(armed[0])
+        return ""
 
     def acted(self, token: Token, use: str) -> None:
         """A single-use call has had its effect, and its grant is used up."""

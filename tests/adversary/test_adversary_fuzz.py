@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import random
 import secrets
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nightshift.skills.v1 import skills_service_pb2 as pb
 from tests.adversary.fuzzing import Fuzz
-from tests.adversary.oracle import Caller, Oracle
+from tests.adversary.oracle import Caller, Delegation, Oracle, Token
+from tests.adversary.standings import SETTINGS, proven
 from tests.skills.skills_support import plane_in
 
 QUICK = 300
@@ -26,20 +28,22 @@ async def fuzz(folder: Path, sequences: int) -> Fuzz:
     """So many sequences on one plane."""
     seed = int(os.environ.get("FUZZ_SEED", "0")) or secrets.randbelow(2**31)
     print(f"FUZZ_SEED={seed} repeats the choices of this run")
-    async with plane_in(folder / "home") as plane:
-        # Somebody is there all the time: whatever acts, acts for a call of ours.
-        plane.around.monitor.tell(idle=False)
-        fence = (await plane.call("GetSchedule", pb.GetScheduleRequest())).fence
-        made = Fuzz(plane, random.Random(seed), Oracle(fence, lock_fence=fence))
-        made.prepare()
+    async with plane_in(folder / "home", **SETTINGS) as plane:
+        began = (await plane.call("GetSchedule", pb.GetScheduleRequest())).fence
+        # But for quiet moments somebody is there all the time: whatever acts, acts for a call of ours.
+        await proven(plane)
+        made = Fuzz(plane, random.Random(seed), Oracle(began, lock_fence=began))
+        await made.prepare()
+        await made.standings.at_rest()
         await made._told()
         try:
             while made.sequences < sequences and len(made.diverged) < 20:
                 await made.sequence(LENGTH)
+            await made.standings.audited()
         finally:
             await made.close()
     print(f"{made.sequences} sequences, {made.calls} calls, {len(made.diverged)} divergences")
-    print(dict(made.seen))
+    print(dict(made.seen), dict(made.standings.events))
     return made
 
 
@@ -71,3 +75,20 @@ def test_the_oracle_by_hand() -> None:
     oracle.locks()
     oracle.locks()
     assert (oracle.fence, oracle.lock_fence) == (8, 8)
+    oracle.unlocks()
+    wish = Delegation(True, "propose_config", True, 2, "projects/p/opportunities/a")
+    refused = {
+        oracle._why_not(replace(wish, skill="rollback"), Token("")),
+        oracle._why_not(replace(wish, policy_fits=False), Token("")),
+        oracle._why_not(wish, Token("", admin=False)),
+        oracle._why_not(wish, Token("")),
+    }
+    assert refused == {"NOT_DELEGABLE", "POLICY_CHANGED", "ROLE_INSUFFICIENT", ""}
+    oracle.gives("s/1", wish)
+    oracle.arms("s/2", "promotions/1")
+    assert oracle.covering("propose_config", "projects/p/opportunities/b1") == set()
+    assert oracle.covering("propose_config", "projects/p/opportunities/a1") == {"s/1"}
+    assert oracle.guardrail("promotions/2") == "NOT_ARMED"
+    assert not oracle.bounded()
+    assert (oracle.guardrail("promotions/1"), oracle.guardrail("promotions/1")) == ("", "NOT_ARMED")
+    assert [one.state for one in oracle.standing.values()] == ["REVOKED", "SPENT"]

@@ -78,6 +78,7 @@ class Besieged:
         self.fence = 0
         self._channels: dict[tuple[str, bool, bytes], grpc.aio.Channel] = {}
         self._tokens: dict[str, str] = {}
+        self._odd: dict[tuple[str, ...], Credential] = {}
         for role in ROLES:
             create_credential(self.settings, "person", role, role)
 
@@ -92,6 +93,12 @@ class Besieged:
             port = settings.control_port(service) if control else settings.port(service)
             self._channels[key] = channel_to(f"127.0.0.1:{port}", service, credential)
         return self._channels[key]
+
+    def odd(self, uris: list[str]) -> Credential:
+        """A certificate of the plane's CA with these URIs; the same one for each method."""
+        if tuple(uris) not in self._odd:
+            self._odd[tuple(uris)] = odd_certificate(self.plane.home, uris)
+        return self._odd[tuple(uris)]
 
     def forger(self, rule: MethodRule) -> Forger:
         return Forger(self.settings, rule, self.credential("service/skills").thumbprint, self.fence)
@@ -172,7 +179,6 @@ async def test_the_table_is_whole() -> None:
 @pytest.mark.parametrize("name", METHODS)
 async def test_unknown_callers(besieged: Besieged, name: str) -> None:
     service, control, rule = METHODS[name]
-    home = besieged.plane.home
     for uris in (
         [],
         ["spiffe://nightshift.local/service/skills", "spiffe://nightshift.local/person/admin/x"],
@@ -182,7 +188,7 @@ async def test_unknown_callers(besieged: Besieged, name: str) -> None:
         ["spiffe://nightshift.local/service/"],
         ["https://nightshift.local/service/skills"],
     ):
-        channel = besieged.channel(service, odd_certificate(home, uris), control=control)
+        channel = besieged.channel(service, besieged.odd(uris), control=control)
         error = await refusal(send(channel, rule))
         assert (error.code, error.reason) == (grpc.StatusCode.UNAUTHENTICATED, "IDENTITY_INVALID"), error
 

@@ -73,6 +73,7 @@ class MonitorStandIn(monitor_grpc.MonitorServiceServicer):
 
     idle: bool = True
     platform_up: bool = True
+    probe_up: bool = True
     quiet_s: float = 0.4
     activities: list[monitor_pb.RecordActivityRequest] = field(default_factory=list)
     last_activity: datetime | None = None
@@ -122,7 +123,7 @@ class MonitorStandIn(monitor_grpc.MonitorServiceServicer):
         self.looks += 1
         status = monitor_types.Status(status_time=stamp(), idleness=self.idleness())
         probe = status.probes.add(name="probes/platform")
-        probe.latest.state = monitor_types.PROBE_STATE_UP
+        probe.latest.state = monitor_types.PROBE_STATE_UP if self.probe_up else monitor_types.PROBE_STATE_DOWN
         for name in self.incidents:
             status.incidents.add(name=name)
         return status

@@ -21,7 +21,8 @@ from nightshift.skills.v1 import autonomy_service_pb2_grpc as pb_grpc
 from nightshift.skills.v1 import resources_pb2 as types
 from nightshift.skills.v1 import skills_service_pb2 as skills_pb
 from nightshift.skills.v1 import standing_approvals_pb2 as standing_types
-from nightshift_kit.rpc.channels import RichError, decode_error
+from nightshift_kit.grants import Tier
+from nightshift_kit.rpc.channels import RichError, decode_error, grant_metadata
 from nightshift_kit.rpc.context import current_call
 from nightshift_skills.budgets import Budgets, BudgetSettings
 from nightshift_skills.catalogue import BUILT_IN
@@ -260,6 +261,53 @@ def _set_request(skill: str = "propose_config") -> skills_pb.RunSkillRequest:
     request = skills_pb.RunSkillRequest(name="skills/set_autonomy")
     request.parameters.update({"skill": skill})
     return request
+
+
+async def set_by_grant(plane: Plane, token: str, request: pb.SetAutonomyRequest) -> Any:
+    stub = service(plane, "service/skills")
+    return await stub.SetAutonomy(request, timeout=20, metadata=grant_metadata(token))
+
+
+async def granted(plane: Plane) -> tuple[str, pb.SetAutonomyRequest]:
+    """A delegation that is granted, and not yet called."""
+    request = pb.SetAutonomyRequest(
+        skill="skills/propose_config", max_uses=1, policy_digest=(await autonomy(plane)).policy_digest
+    )
+    request.ttl.FromTimedelta(timedelta(hours=1))
+    fence = (await plane.call("GetSchedule", skills_pb.GetScheduleRequest())).fence
+    token = plane.around.serving["lab"].mint(
+        "nightshift.skills.v1.AutonomyService/SetAutonomy",
+        request,
+        skill="set_autonomy",
+        tier=Tier.MANUAL,
+        audience="skills",
+        fence=fence,
+    )
+    return token, request
+
+
+async def test_a_lost_answer_is_given_again_whatever_has_changed_since(proven: Plane) -> None:
+    token, request = await granted(proven)
+    given = await set_by_grant(proven, token, request)
+    proven.around.monitor.probe_up = False
+    assert (await refusal(set_by_grant(proven, *await granted(proven)))).reason == "NOT_READY"
+    assert await set_by_grant(proven, token, request) == given
+    assert [one.name for one in (await autonomy(proven)).standing_approvals] == [given.name]
+
+
+async def test_a_grant_from_before_the_lock_delegates_nothing_after_it(proven: Plane) -> None:
+    token, request = await granted(proven)
+    await proven.call("EngageLock", skills_pb.EngageLockRequest())
+    assert (await refusal(set_by_grant(proven, token, request))).reason == "PREEMPTED"
+    await proven.call("ReleaseLock", skills_pb.ReleaseLockRequest())
+    assert (await refusal(set_by_grant(proven, token, request))).reason == "PREEMPTED"
+    # Nor does one of an earlier life of the service.
+    token, request = await granted(proven)
+    await proven.stop()
+    await proven.start()
+    assert (await refusal(set_by_grant(proven, token, request))).reason == "PREEMPTED"
+    assert not (await autonomy(proven)).standing_approvals
+    await set_by_grant(proven, *await granted(proven))
 
 
 async def test_a_covered_plan_runs_by_itself_and_cites_who_allowed_it(proven: Plane) -> None:

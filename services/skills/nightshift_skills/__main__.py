@@ -14,7 +14,7 @@ from prometheus_client import Counter
 from nightshift_kit.audit import Outbox
 from nightshift_kit.audit.checkpoint_copy import CheckpointCopy
 from nightshift_kit.audit.checkpoints import Checkpoints
-from nightshift_kit.grants import GrantMinter
+from nightshift_kit.grants import FenceGate, GrantMinter
 from nightshift_kit.ids import new_id
 from nightshift_kit.rpc.channels import channel_to, credential_for
 from nightshift_kit.rpc.identity import identity_of_certificate
@@ -47,7 +47,7 @@ from nightshift_skills.pauses import Pauses
 from nightshift_skills.planner import Planner
 from nightshift_skills.plugins.host import plugins_of
 from nightshift_skills.ports import ACTING_SERVICES, AUDITED_SERVICES
-from nightshift_skills.preemption import Preemptor
+from nightshift_skills.preemption import STOPS_EVERYTHING, Preemptor
 from nightshift_skills.preemption_log import PreemptionLog
 from nightshift_skills.progress import Progress
 from nightshift_skills.proposals import ApprovalRule, Proposals
@@ -159,8 +159,13 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
     stop_port = await stop_thread.call(_stop_port(dial, stop_thread))
     stops = Stops(stop_port, ACTING_SERVICES, wiring.clock)
 
+    # Grants for methods of skills itself are as void as any others after the lock and each other stop.
+    grant_gate = FenceGate(db, wiring.clock)
+    grant_gate.raise_in_memory(fences.current)
+
     def began(preemption: plane.Preemption) -> None:
         plugins.stop_all()
+        grant_gate.raise_in_memory(preemption.fence, everything=preemption.cause in STOPS_EVERYTHING)
         log.began(preemption)
         if preemption.cause == "user":
             events.publish(USERS_CAME)
@@ -362,7 +367,7 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
         gate=gate,
         fences=fences,
     )
-    wiring.authority = authority(wiring, db, fences.current)
+    wiring.authority = authority(wiring, grant_gate)
     tokens = await _local_tokens(wiring, books)
     wiring.spawn("register of tokens", tokens.keep_published)
     served = (servicer, AutonomyServicer(autonomy, books), TokensServicer(tokens, wiring.clock))

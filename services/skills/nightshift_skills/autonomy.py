@@ -85,6 +85,10 @@ class Autonomy:
         Raises:
             AdminRequired, GlobalLock, PolicyChanged, NotDelegable, NotReady, GrantReplayed.
         """
+        # A retry after a lost answer gets that answer, whatever has changed since: what it asked for is done.
+        stored = await self._books.read(effect.begin)
+        if stored is not None:
+            return stored
         if not is_admin(effect.actor):
             raise AdminRequired("Only an admin may delegate.")
         if self._gate.locked:

@@ -23,6 +23,8 @@ _log = structlog.get_logger("nightshift.skills.preemption")
 
 # An older send time is a wrong clock or a report from a spool, not the latency of a stop.
 _SANE_TRAVEL_S = 60.0
+# Causes that stop what persons started on purpose, too.
+STOPS_EVERYTHING = frozenset({"lock", "shutdown"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,7 @@ class Preemptor:
         request = control_pb.StopRequest(
             fence=preemption.fence,
             cause=preemption.cause,
-            on_purpose_too=preemption.cause in ("lock", "shutdown"),
+            on_purpose_too=preemption.cause in STOPS_EVERYTHING,
         )
         delivery = asyncio.ensure_future(self._stops.deliver(request, persist=True))
         # One turn of the loop puts STOP on the wire before anything else is done.

@@ -53,20 +53,14 @@ async def leading(wiring: Wiring, settings: SkillsSettings) -> Leadership:
         registry=wiring.metrics.registry,
     ).set_function(lambda: float(place.leading))
     if not await place.begin():
-        wiring.authority = authority(wiring, db)
+        wiring.authority = authority(wiring, FenceGate(db, wiring.clock))
         await wiring.stand_by(
             place.follow, refusal=place.refusal, main=MAIN_SERVICES, control=(CONTROL_SERVICE,)
         )
     return place
 
 
-def authority(wiring: Wiring, db: Database, fence: int | None = None) -> Authority:
-    """What skills' own acting method is checked with.
-
-    Args: `fence` is the one in force, where this replica leads; without it nothing is let in.
-    """
-    gate = FenceGate(db, wiring.clock)
-    if fence is not None:
-        gate.raise_in_memory(fence)
+def authority(wiring: Wiring, gate: FenceGate) -> Authority:
+    """What skills' own acting method is checked with."""
     verifier = GrantVerifier(load_public_key(wiring.settings, "grant"), "skills", wiring.clock)
     return Authority(verifier, gate, StopHub(gate, wiring.clock))
