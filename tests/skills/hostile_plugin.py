@@ -60,6 +60,16 @@ class Attempts:
     def write_root_quietly(self, home, parent): return quiet("/note", os.O_WRONLY | os.O_CREAT)
     def write_itself_quietly(self, home, parent): return quiet("/plugin/hostile/__init__.py", os.O_WRONLY)
     def write_sdk_quietly(self, home, parent): return quiet("/sdk/nightshift_plugin/x.py", os.O_WRONLY | os.O_CREAT)
+    def read_ca_key_by_a_folder(self, home, parent):
+        root = LIBC.open(b"/", os.O_PATH)
+        return LIBC.openat(root, (home + "/x/../ca/ca.key").encode()[1:], os.O_RDONLY)
+    def read_ca_key_with_slashes(self, home, parent): return quiet("/" + home + "//ca/./ca.key")
+    def rename_home_quietly(self, home, parent): return LIBC.rename(b"/scratch/x", (home + "/settings.toml").encode())
+    def remove_home_quietly(self, home, parent): return LIBC.unlink((home + "/settings.toml").encode())
+    def truncate_home_quietly(self, home, parent): return LIBC.truncate((home + "/settings.toml").encode(), 0)
+    def flood_paths(self, home, parent):
+        while True:
+            quiet("/nothing")
     def write_outside(self, home, parent): open(home + "/settings.toml", "w")
     def tcp(self, home, parent): LIBC.socket(socket.AF_INET, socket.SOCK_STREAM, 0)
     def udp(self, home, parent): LIBC.socket(socket.AF_INET, socket.SOCK_DGRAM, 0)
@@ -124,6 +134,19 @@ FILES = {"hostile/__init__.py": CODE, "hostile/nightshift_skill.toml": MANIFEST}
 CAUGHT: dict[str, tuple[str, str, str]] = {
     "read_ca_key": ("PLUGIN_VIOLATION", "attempt", "open"),
     "write_outside": ("PLUGIN_VIOLATION", "attempt", "open"),
+    # Past Python's own audit hook: the kernel tells of the path.
+    "read_ca_key_quietly": ("PLUGIN_VIOLATION", "path", "openat"),
+    "read_home_quietly": ("PLUGIN_VIOLATION", "path", "openat"),
+    "read_grant_key_quietly": ("PLUGIN_VIOLATION", "path", "openat"),
+    "read_ca_key_with_slashes": ("PLUGIN_VIOLATION", "path", "openat"),
+    "read_ca_key_by_a_folder": ("PLUGIN_VIOLATION", "path", "openat"),
+    "read_environ_quietly": ("PLUGIN_VIOLATION", "path", "openat"),
+    "read_memory_quietly": ("PLUGIN_VIOLATION", "path", "openat"),
+    "write_home_quietly": ("PLUGIN_VIOLATION", "path", "openat"),
+    "rename_home_quietly": ("PLUGIN_VIOLATION", "path", ""),
+    "remove_home_quietly": ("PLUGIN_VIOLATION", "path", ""),
+    "truncate_home_quietly": ("PLUGIN_VIOLATION", "path", ""),
+    "flood_paths": ("PLUGIN_VIOLATION", "flood", ""),
     "tcp": ("PLUGIN_VIOLATION", "syscall", "socket"),
     "udp": ("PLUGIN_VIOLATION", "syscall", "socket"),
     "unix": ("PLUGIN_VIOLATION", "syscall", "socket"),
@@ -159,13 +182,7 @@ CAUGHT: dict[str, tuple[str, str, str]] = {
 }
 # Attempts past Python, which the kernel answers as if there were no such thing, or says no to.
 IMPOSSIBLE = {
-    "read_ca_key_quietly": "No such file or directory",
-    "read_home_quietly": "No such file or directory",
-    "read_grant_key_quietly": "No such file or directory",
-    "read_environ_quietly": "No such file or directory",
-    "read_memory_quietly": "No such file or directory",
     "read_passwords_quietly": "No such file or directory",
-    "write_home_quietly": "",
     "write_root_quietly": "",
     "write_itself_quietly": "",
     "write_sdk_quietly": "",

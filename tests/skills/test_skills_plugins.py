@@ -27,6 +27,7 @@ from nightshift_kit.errors import GlobalLock
 from nightshift_kit.grants import Tier
 from nightshift_kit.ids import new_id
 from nightshift_kit.rpc.channels import decode_error
+from nightshift_kit.settings import PlaneSettings
 from nightshift_kit.storage import Database
 from nightshift_skills.books import Books
 from nightshift_skills.config import PluginSettings, SkillsSettings
@@ -50,7 +51,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
-    layers = plugins_of(SkillsSettings(), tmp_path / "probe").layers()
+    layers = plugins_of(SkillsSettings(), PlaneSettings(home=tmp_path / "probe")).layers()
     missing = [layer.name for layer in layers.all if layer.problem and layer.name != "cgroup"]
     if missing:
         pytest.skip(f"this kernel lacks {', '.join(missing)}")
@@ -235,7 +236,7 @@ async def test_a_plug_in_that_starts_while_a_user_comes_does_not_go_on(site: Pat
     )
     database = Database(f"sqlite:///{tmp_path}/skills.db", migrations="nightshift_skills", name="skills")
     database.migrate()
-    plugins = plugins_of(settings, tmp_path / "skills")
+    plugins = plugins_of(settings, PlaneSettings(home=tmp_path / "home"))
     books = Books(database, Outbox("skills", SystemClock()), SystemClock(), new_id)
     gate = Gate(lambda: 1, lambda: 1)
     plugins.attach(books, Silent(), gate)

@@ -89,7 +89,7 @@ async def assemble(wiring: Wiring) -> GuardrailRollback:
     """As `wire`; gives the entry by which a guardrail that fell executes an armed rollback."""
     settings = service_settings(SkillsSettings, "skills", wiring.settings)
     # Refused settings (a loosened tier) must keep the service from starting at all.
-    plugins = await asyncio.to_thread(plugins_of, settings, wiring.settings.service_home("skills"))
+    plugins = await asyncio.to_thread(plugins_of, settings, wiring.settings)
     registry = Registry((*BUILT_IN, *plugins.skills), tiers=settings.tiers, cooldowns_s=settings.cooldowns_s)
     zone = ZoneInfo(wiring.settings.time_zone)
     triggers = Triggers.of(

@@ -106,32 +106,15 @@ class Broker:
     async def _converse(self, cell: Cell, errand: Errand) -> PlanFrame | NothingFrame:
         start = self._sandbox.start_frame(errand.context, errand.module, errand.attribute)
         listener = await self._sandbox.hand_over(cell, start, errand.bounds.timeout_s)
-        attempts: list[str] = []
-        loop = asyncio.get_running_loop()
-
-        def forbidden() -> None:
-            assert listener is not None
-            loop.remove_reader(listener)
-            with suppress(OSError):
-                attempts.append(self._sandbox.attempt(listener).name)
-                cell.kill("violation")
-
-        if listener is not None:
-            loop.add_reader(listener, forbidden)
-        try:
-            return await self._listen(cell, errand)
-        except EOFError:
-            if attempts:
-                raise PluginViolation(
-                    f"The plug-in called {attempts[0]}; it was killed.",
-                    metadata={"violation": "syscall", "what": attempts[0]},
-                ) from None
-            if not cell.cause:
-                await asyncio.to_thread(cell.wait, _LAST_WORDS_S)
-            raise
-        finally:
-            if listener is not None:
-                loop.remove_reader(listener)
+        with self._sandbox.lookout(cell, listener) as lookout:
+            try:
+                return await self._listen(cell, errand)
+            except EOFError:
+                if lookout.violation is not None:
+                    raise lookout.violation from None
+                if not cell.cause:
+                    await asyncio.to_thread(cell.wait, _LAST_WORDS_S)
+                raise
 
     async def _listen(self, cell: Cell, errand: Errand) -> PlanFrame | NothingFrame:
         cell.broker.setblocking(False)

@@ -14,6 +14,7 @@ import structlog
 
 from nightshift_kit.errors import GlobalLock, NightshiftError
 from nightshift_kit.grants import Tier
+from nightshift_kit.settings import PlaneSettings
 from nightshift_skills.books import Books
 from nightshift_skills.config import PluginSettings, SkillsSettings
 from nightshift_skills.errors import (
@@ -99,6 +100,7 @@ class Plugins:
         bounds: Bounds,
         base: Path,
         cgroups: Cgroups,
+        guarded: tuple[str, ...] = (),
     ) -> None:
         """Looks at what is installed; tries the layers where the settings enable anything.
 
@@ -108,6 +110,7 @@ class Plugins:
             bounds: Of one planning.
             base: A folder of ours for mounting their root on.
             cgroups: Where each gets a group of its own.
+            guarded: Folders of ours and of the platform that none has to name.
         """
         self._enabled = enabled
         self._waived = waived
@@ -118,6 +121,7 @@ class Plugins:
             layers=lambda: self.layers().in_force,
             cgroups=cgroups,
             calls=system_calls(),
+            guarded=guarded,
         )
         self._found = {found.name: found for found in discover()}
         self._layers: Layers | None = None
@@ -397,12 +401,14 @@ def _permits(manifest: Manifest, settings: PluginSettings) -> Permits:
     )
 
 
-def plugins_of(settings: SkillsSettings, home: Path) -> Plugins:
-    """As the settings say; `home` is the service's folder. Reads files; blocks."""
+def plugins_of(settings: SkillsSettings, plane: PlaneSettings) -> Plugins:
+    """As the settings say. Reads files; blocks."""
+    ours = (plane.home, *((plane.platform_root,) if plane.platform_root is not None else ()))
     return Plugins(
         settings.plugins,
         waived=settings.plugins_without,
         bounds=Bounds(settings.plugin_timeout_s, settings.plugin_memory_bytes),
-        base=home / "sandbox",
+        base=plane.service_home("skills") / "sandbox",
         cgroups=Cgroups(Path(settings.plugin_cgroup) if settings.plugin_cgroup else own_cgroup()),
+        guarded=tuple({str(path) for folder in ours for path in (folder.absolute(), folder.resolve())}),
     )

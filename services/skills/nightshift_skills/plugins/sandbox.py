@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from nightshift_skills.errors import PluginRefused
 from nightshift_skills.plugins import frames, seccomp
 from nightshift_skills.plugins.interpreter import Interpreter
 from nightshift_skills.plugins.layers import Cgroups, kill_cgroup
-from nightshift_skills.plugins.seccomp import Attempt
+from nightshift_skills.plugins.lookout import Lookout
 from nightshift_skills.plugins.syscalls import SystemCalls
 
 _log = structlog.get_logger("nightshift.skills.plugins")
@@ -130,13 +130,18 @@ class Sandbox:
         layers: Callable[[], tuple[str, ...]],
         cgroups: Cgroups,
         calls: SystemCalls | None,
+        guarded: Sequence[str] = (),
     ) -> None:
-        """Args: an empty folder to mount the root on, what to show in it, the layers in force."""
+        """Args: an empty folder to mount the root on, what to show in it, the layers in force.
+
+        `guarded` are folders outside whose very name in a call is a violation.
+        """
         self._base = base
         self._interpreter = interpreter
         self._layers = layers
         self._cgroups = cgroups
         self._calls = calls
+        self._guarded = tuple(guarded)
         self._endings: set[asyncio.Future[None]] = set()
 
     def probe(self) -> Mapping[str, str]:
@@ -226,7 +231,7 @@ class Sandbox:
             "landlock": "landlock" in layers,
             "seccomp": program.hex(),
             "seccomp_number": self._calls.seccomp_number if self._calls else -1,
-            "readable": [*self._interpreter.binds, "/plugin", "/sdk"],
+            "readable": list(self._readable),
         }
 
     async def hand_over(self, cell: Cell, start: Mapping[str, Any], timeout_s: float) -> int | None:
@@ -239,10 +244,19 @@ class Sandbox:
         """
         return await asyncio.to_thread(_hand_over, cell, frames.encode(start), timeout_s)
 
-    def attempt(self, listener: int) -> Attempt:
-        """The forbidden call that waits at the listener. Raises OSError where its process is gone."""
-        assert self._calls is not None
-        return seccomp.receive(listener, self._calls)
+    def lookout(self, cell: Cell, listener: int | None) -> Lookout:
+        """Watches what the kernel tells of a child, from entering it to leaving it."""
+        return Lookout(
+            listener,
+            self._calls,
+            guarded=self._guarded,
+            readable=self._readable,
+            kill=lambda: cell.kill("violation"),
+        )
+
+    @property
+    def _readable(self) -> tuple[str, ...]:
+        return (*self._interpreter.binds, "/plugin", "/sdk")
 
     def _config(self, bounds: Bounds, files: Mapping[str, bytes], group: Path | None) -> dict[str, Any]:
         cpu_s = max(1, round(bounds.timeout_s))

@@ -2,7 +2,8 @@
 
 What a computing Python needs is allowed; what reaches out of the sandbox is handed to skills as a
 notification (SECCOMP_RET_USER_NOTIF), so that each attempt is known from the kernel, not from the plug-in;
-the rest is ENOSYS.
+the rest is ENOSYS. Calls that name a path are notified, too, and go on once skills has looked at it. That
+look is for the audit alone (another thread may change the path after it): what holds is the sandbox's root.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ _IOCTLS = (0x5401, 0x541B, 0x5421, 0x5450, 0x5451)
 _PRCTLS = (15, 16, 0x53564D41)
 
 _NOTIF = struct.Struct("=QIIiIQ6Q")
-# _IOWR('!', 0, struct seccomp_notif).
-_IOCTL_RECEIVE = 0xC0502100
+# _IOWR('!', 0, struct seccomp_notif), _IOWR('!', 1, struct seccomp_notif_resp), _IOW('!', 2, __u64).
+_IOCTL_RECEIVE, _IOCTL_SEND, _IOCTL_ID_VALID = 0xC0502100, 0xC0182101, 0x40082102
+_FLAG_CONTINUE = 1
+_LONGEST_PATH = 4096
 
 _Instruction = tuple[int, int, int, int]
 
@@ -97,7 +100,7 @@ def program(calls: SystemCalls) -> bytes:
         code += [(_JEQ, 0, 1, number), _return(_ALLOW)]
     for name, block in _blocks().items():
         code += [(_JEQ, 0, len(block), calls.conditional[name]), *block]
-    for number in calls.forbidden.values():
+    for number in (*calls.forbidden.values(), *calls.watched.values()):
         code += [(_JEQ, 0, 1, number), _return(_NOTIFY)]
     code.append(_return(_ERRNO | _ENOSYS))
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
@@ -105,19 +108,46 @@ def program(calls: SystemCalls) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A forbidden call that the kernel holds."""
+    """A call that the kernel holds. `paths` are those that it names, as its process wrote them."""
 
+    id: int
     number: int
     name: str
+    paths: tuple[str, ...] = ()
 
 
 def receive(listener: int, calls: SystemCalls) -> Attempt:
-    """Takes one waiting notification; the call stays held until its process is killed.
+    """Takes one waiting notification; the call stays held until it is let go on or its process is killed.
 
     Raises:
         OSError: the caller is gone already.
     """
     buffer = bytearray(_NOTIF.size)
     fcntl.ioctl(listener, _IOCTL_RECEIVE, buffer)
-    number = _NOTIF.unpack(buffer)[3]
-    return Attempt(number, calls.names.get(number, f"syscall {number}"))
+    notice, pid, _, number, _, _, *arguments = _NOTIF.unpack(buffer)
+    name = calls.names.get(number, f"syscall {number}")
+    paths: tuple[str, ...] = ()
+    if name in calls.watched:
+        paths = tuple(_text(pid, arguments[position]) for position in calls.paths[name])
+        # Whether it was still that process whose memory was read.
+        fcntl.ioctl(listener, _IOCTL_ID_VALID, struct.pack("=Q", notice))
+    return Attempt(notice, number, name, paths)
+
+
+def go_on(listener: int, attempt: Attempt) -> None:
+    """Lets the kernel carry a call out, as if nobody had asked. Raises OSError: its process is gone."""
+    fcntl.ioctl(listener, _IOCTL_SEND, struct.pack("=QqiI", attempt.id, 0, 0, _FLAG_CONTINUE))
+
+
+def _text(pid: int, address: int) -> str:
+    """Text at an address of another process; "" where it cannot be read."""
+    page = 4096
+    try:
+        with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:  # noqa: PTH123 - an address space
+            memory.seek(address)
+            found = memory.read(page - address % page)
+            if b"\0" not in found:
+                found += memory.read(_LONGEST_PATH)
+    except (OSError, ValueError, OverflowError):
+        return ""
+    return found.partition(b"\0")[0][:_LONGEST_PATH].decode(errors="replace")
