@@ -124,6 +124,7 @@ async def test_a_dead_child_is_replaced(embedder: EmbeddingProcess) -> None:
     assert again.shape == before.shape
 
 
+@pytest.mark.slow
 async def test_stop_kills_bulk_work_and_lets_queries_come_back(embedder: EmbeddingProcess) -> None:
     await embedder.embed_query("warm")
     pid = embedder.pid
@@ -161,6 +162,7 @@ async def test_a_query_overtakes_bulk_work(embedder: EmbeddingProcess) -> None:
         await bulk
 
 
+@pytest.mark.slow
 async def test_an_idle_child_is_unloaded_and_comes_back() -> None:
     embedder = EmbeddingProcess(find_model(), EmbeddingSettings(query_wait_s=120.0, idle_unload_s=0.2))
     try:

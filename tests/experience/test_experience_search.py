@@ -206,6 +206,7 @@ async def test_a_raised_fence_keeps_what_was_committed(db: Database, search: Sea
     assert search.index.count(PROJECT) == 600
 
 
+@pytest.mark.slow
 async def test_stop_ends_embedding_and_it_goes_on_later(db: Database, search: SearchService) -> None:
     rows = RunRows()
     for number in range(700):
@@ -253,6 +254,7 @@ async def test_a_lost_or_broken_index_is_made_anew(
     await service.close()
 
 
+@pytest.mark.slow
 async def test_compaction_runs_beside_and_can_be_killed(db: Database, search: SearchService) -> None:
     rows = RunRows()
     for number in range(30):
