@@ -328,8 +328,8 @@ async def serve(
             await server.start()
             closing.append(partial(_drained, server, logger))
         wiring.servers = servers
-        tasks = [_background(label, work, servers, logger) for label, work in wiring.background]
-        tasks.append(asyncio.create_task(_watch_databases(wiring, servers)))
+        tasks = [_background(label, work, wiring, logger) for label, work in wiring.background]
+        tasks.append(asyncio.create_task(_watch_databases(wiring)))
         tasks.append(asyncio.create_task(_watch_certificate(wiring, stopped)))
         _spare_collections()
         logger.info("ready", show=True, port=servers[0].port, control_port=settings.control_port(name))
@@ -412,20 +412,19 @@ def _builder(wiring: Wiring, label: str, door: TokenDoor) -> ServerBuilder:
 
 
 def _background(
-    label: str, work: Callable[[], Coroutine[Any, Any, None]], servers: list[Server], logger: Any
+    label: str, work: Callable[[], Coroutine[Any, Any, None]], wiring: Wiring, logger: Any
 ) -> asyncio.Task[None]:
     async def supervised() -> None:
         try:
             await work()
         except Exception as error:
             logger.exception("background work failed", work=label, exc_info=error)
-            for server in servers:
-                await server.set_healthy(False, f"background work failed: {label}")
+            await wiring.say_healthy(False, f"background work failed: {label}")
 
     return asyncio.create_task(supervised(), name=label)
 
 
-async def _watch_databases(wiring: Wiring, servers: list[Server]) -> None:
+async def _watch_databases(wiring: Wiring) -> None:
     healthy = True
     while True:
         await asyncio.sleep(1.0)
@@ -433,8 +432,7 @@ async def _watch_databases(wiring: Wiring, servers: list[Server]) -> None:
         if healthy and problems:
             # For good: after a failed fsync nobody knows what is on disk, and only a restart reads it anew.
             healthy = False
-            for server in servers:
-                await server.set_healthy(False, problems[0])
+            await wiring.say_healthy(False, problems[0])
 
 
 async def _watch_certificate(wiring: Wiring, stopped: asyncio.Event) -> None:

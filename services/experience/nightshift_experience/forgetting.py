@@ -12,8 +12,8 @@ from nightshift_experience.audit import Audit
 from nightshift_experience.errors import DeviceRequired
 from nightshift_experience.runs import is_valid_id
 from nightshift_experience.search import SearchService
-from nightshift_experience.sessions.days import summary_of
-from nightshift_experience.store import forgetting, session_tables
+from nightshift_experience.sessions.days import tell_days
+from nightshift_experience.store import forgetting
 from nightshift_experience.store.forgetting import Footprint
 from nightshift_experience.store.run_writes import remove_runs
 from nightshift_experience.store.search_tables import forget_examples
@@ -89,19 +89,22 @@ class Forgetter:
             return Forgotten(**orjson.loads(stored))
         now_us = int(self._clock.now().timestamp() * 1_000_000)
         known = forgetting.footprint(connection, project, device)
-        run_ids = forgetting.run_ids_of(connection, project, device)
-        remove_runs(connection, project, run_ids)
-        for day in forgetting.drop_traces(connection, project, device, run_ids):
-            left = session_tables.sessions_of_day(connection, project, day)
-            told = summary_of(day, left) if left else None
-            session_tables.put_day(connection, project, day, told, now_us)
+        remove_runs(connection, project, known.run_ids)
+        tell_days(
+            connection, project, forgetting.drop_traces(connection, project, device, known.run_ids), now_us
+        )
         # Which of the masked examples came from the device is not known.
         forget_examples(connection, project)
         forgetting.remember_forgotten(connection, project, device, now_us)
         self._audit.effect(
-            connection, effect, "device.forgotten", project, runs=len(run_ids), sessions=known.session_count
+            connection,
+            effect,
+            "device.forgotten",
+            project,
+            runs=len(known.run_ids),
+            sessions=known.session_count,
         )
-        answer = Forgotten(len(run_ids), known.session_count)
+        answer = Forgotten(len(known.run_ids), known.session_count)
         effect.finish(connection, orjson.dumps(answer))
         return answer
 

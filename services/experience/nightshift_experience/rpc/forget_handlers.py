@@ -25,7 +25,7 @@ class ForgetHandlers:
         """See the proto."""
         known = await self.forgetter.footprint(parse_project(request.parent), request.device)
         return pb.DeviceFootprint(
-            run_count=known.run_count,
+            run_count=len(known.run_ids),
             session_count=known.session_count,
             first_time=timestamp(known.first_us) if known.first_us is not None else None,
             last_time=timestamp(known.last_us) if known.last_us is not None else None,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+import sqlalchemy as sa
+
 from nightshift_experience.sessions.modes import EngagementMode
+from nightshift_experience.store import session_tables
 from nightshift_experience.store.session_tables import StoredSession
 
 _TOP: Final = 5
@@ -58,6 +61,14 @@ def summary_of(day: str, sessions: Sequence[StoredSession]) -> dict[str, Any]:
     }
     document["text"] = _words(document, modes)
     return document
+
+
+def tell_days(connection: sa.Connection, project: str, days: Iterable[str], now_us: int) -> None:
+    """Summarize days anew from their sessions; one without sessions is dropped."""
+    for day in days:
+        sessions = session_tables.sessions_of_day(connection, project, day)
+        document = summary_of(day, sessions) if sessions else None
+        session_tables.put_day(connection, project, day, document, now_us)
 
 
 def _top(counted: Counter[str]) -> list[tuple[str, int]]:

@@ -63,14 +63,18 @@ class ModeWeight:
 
 
 @dataclass(frozen=True, slots=True)
+class _Measure:
+    value: Callable[[Signals], float]
+    text: Callable[[Signals], str]
+
+
+@dataclass(frozen=True, slots=True)
 class _Trait:
     signal: str
     weight: float
-    measure: Callable[[Signals], float]
     # Membership is 0 at `none`, 1 at `plain`, straight between; none > plain where less speaks for the mode.
     none: float
     plain: float
-    text: Callable[[Signals], str]
 
     def strength(self, value: float) -> float:
         return min(1.0, max(0.0, (value - self.none) / (self.plain - self.none)))
@@ -80,166 +84,92 @@ def _of(share: float, runs: int) -> str:
     return f"{round(share * runs)} of {runs} runs"
 
 
-def _config_changes(weight: float, none: float, plain: float) -> _Trait:
-    return _Trait(
-        "config_changes",
-        weight,
+_MEASURES: Final[dict[str, _Measure]] = {
+    "config_changes": _Measure(
         lambda s: s.config_changes,
-        none,
-        plain,
         lambda s: f"The config changes on {s.config_changes:.0%} of the steps ({s.configs} configs).",
-    )
-
-
-def _gap(weight: float, none: float, plain: float) -> _Trait:
-    return _Trait(
-        "median_gap_s",
-        weight,
-        lambda s: s.median_gap_s,
-        none,
-        plain,
-        lambda s: f"Half of the runs follow within {s.median_gap_s:.0f} s.",
-    )
-
-
-def _distinct(weight: float, none: float, plain: float) -> _Trait:
-    return _Trait(
-        "distinct_prompts",
-        weight,
-        lambda s: s.distinct,
-        none,
-        plain,
-        lambda s: f"{s.distinct_prompts} different prompts in {s.runs} runs.",
-    )
-
-
-def _cohesion(weight: float, none: float, plain: float) -> _Trait:
-    return _Trait(
-        "cohesion",
-        weight,
-        lambda s: s.cohesion,
-        none,
-        plain,
-        lambda s: f"Neighbouring prompts share {s.cohesion:.0%} of their wording.",
-    )
-
-
-def _favorites(weight: float, none: float, plain: float) -> _Trait:
-    return _Trait(
-        "favorites",
-        weight,
-        lambda s: s.favorites,
-        none,
-        plain,
-        lambda s: f"{_of(s.favorites, s.runs)} were marked as favourites.",
-    )
-
-
-def _repeated(weight: float, none: float, plain: float) -> _Trait:
-    return _Trait(
-        "repeated",
-        weight,
-        lambda s: s.repeated,
-        none,
-        plain,
-        lambda s: f"{_of(s.repeated, s.runs)} repeat a request with a new seed.",
-    )
-
-
-def _same_seed(weight: float, none: float, plain: float) -> _Trait:
-    return _Trait(
-        "same_seed",
-        weight,
-        lambda s: s.same_seed,
-        none,
-        plain,
-        lambda s: f"{_of(s.same_seed, s.runs)} keep prompt and seed of an earlier one.",
-    )
-
-
-def _stopped(weight: float, none: float, plain: float) -> _Trait:
-    return _Trait(
-        "stopped",
-        weight,
+    ),
+    "median_gap_s": _Measure(
+        lambda s: s.median_gap_s, lambda s: f"Half of the runs follow within {s.median_gap_s:.0f} s."
+    ),
+    "distinct_prompts": _Measure(
+        lambda s: s.distinct, lambda s: f"{s.distinct_prompts} different prompts in {s.runs} runs."
+    ),
+    "cohesion": _Measure(
+        lambda s: s.cohesion, lambda s: f"Neighbouring prompts share {s.cohesion:.0%} of their wording."
+    ),
+    "favorites": _Measure(
+        lambda s: s.favorites, lambda s: f"{_of(s.favorites, s.runs)} were marked as favourites."
+    ),
+    "repeated": _Measure(
+        lambda s: s.repeated, lambda s: f"{_of(s.repeated, s.runs)} repeat a request with a new seed."
+    ),
+    "same_seed": _Measure(
+        lambda s: s.same_seed, lambda s: f"{_of(s.same_seed, s.runs)} keep prompt and seed of an earlier one."
+    ),
+    "stopped": _Measure(
         # A run that left nothing may have been stopped, or may have been left: it counts half.
         lambda s: s.blocked + s.unfinished / 2,
-        none,
-        plain,
         lambda s: (
             f"{_of(s.blocked, s.runs)} were stopped by a check, {_of(s.unfinished, s.runs)} "
             "left nothing behind."
         ),
-    )
-
-
-def _personal(weight: float, none: float, plain: float) -> _Trait:
-    return _Trait(
-        "personal",
-        weight,
-        lambda s: s.personal,
-        none,
-        plain,
-        lambda s: f"{s.personal:.0%} of the prompts speak of their writer.",
-    )
-
-
-def _growth(weight: float, none: float, plain: float) -> _Trait:
-    return _Trait(
-        "growth",
-        weight,
+    ),
+    "personal": _Measure(
+        lambda s: s.personal, lambda s: f"{s.personal:.0%} of the prompts speak of their writer."
+    ),
+    "growth": _Measure(
         lambda s: s.growth,
-        none,
-        plain,
         lambda s: f"Rank correlation of a prompt's place with its length: {s.growth:+.2f}.",
-    )
-
+    ),
+}
 
 _TRAITS: Final[dict[EngagementMode, tuple[_Trait, ...]]] = {
     EngagementMode.IDENTITY_EXPRESSION: (
-        _repeated(3.0, 0.2, 0.5),
-        _personal(1.5, 0.1, 0.7),
-        _config_changes(1.5, 0.6, 0.1),
-        _gap(0.5, 600, 180),
+        _Trait("repeated", 3.0, 0.2, 0.5),
+        _Trait("personal", 1.5, 0.1, 0.7),
+        _Trait("config_changes", 1.5, 0.6, 0.1),
+        _Trait("median_gap_s", 0.5, 600, 180),
     ),
     EngagementMode.AESTHETIC_SEARCH: (
-        _cohesion(2.0, 0.3, 0.5),
-        _favorites(1.0, 0.0, 0.2),
-        _distinct(1.0, 0.3, 0.55),
-        _config_changes(1.0, 0.9, 0.5),
-        _repeated(1.0, 0.0, 0.15),
-        _gap(1.0, 350, 200),
-        _stopped(1.0, 0.25, 0.1),
+        _Trait("cohesion", 2.0, 0.3, 0.5),
+        _Trait("favorites", 1.0, 0.0, 0.2),
+        _Trait("distinct_prompts", 1.0, 0.3, 0.55),
+        _Trait("config_changes", 1.0, 0.9, 0.5),
+        _Trait("repeated", 1.0, 0.0, 0.15),
+        _Trait("median_gap_s", 1.0, 350, 200),
+        _Trait("stopped", 1.0, 0.25, 0.1),
     ),
     EngagementMode.DECONSTRUCTION: (
-        _config_changes(2.5, 0.6, 0.95),
-        _gap(2.0, 45, 62),
-        _cohesion(1.0, 0.1, 0.25),
-        _favorites(1.0, 0.1, 0.0),
-        _distinct(1.0, 0.5, 0.8),
+        _Trait("config_changes", 2.5, 0.6, 0.95),
+        _Trait("median_gap_s", 2.0, 45, 62),
+        _Trait("cohesion", 1.0, 0.1, 0.25),
+        _Trait("favorites", 1.0, 0.1, 0.0),
+        _Trait("distinct_prompts", 1.0, 0.5, 0.8),
     ),
     EngagementMode.EXPLORATION: (
-        _config_changes(2.5, 0.6, 0.95),
-        _gap(2.5, 65, 45),
-        _cohesion(1.5, 0.35, 0.18),
-        _distinct(1.0, 0.5, 0.9),
+        _Trait("config_changes", 2.5, 0.6, 0.95),
+        _Trait("median_gap_s", 2.5, 65, 45),
+        _Trait("cohesion", 1.5, 0.35, 0.18),
+        _Trait("distinct_prompts", 1.0, 0.5, 0.9),
     ),
     EngagementMode.BOUNDARY_TESTING: (
-        _stopped(4.0, 0.04, 0.25),
-        _distinct(1.0, 0.3, 0.7),
-        _config_changes(1.0, 0.9, 0.6),
-        _gap(1.0, 180, 90),
+        _Trait("stopped", 4.0, 0.04, 0.25),
+        _Trait("distinct_prompts", 1.0, 0.3, 0.7),
+        _Trait("config_changes", 1.0, 0.9, 0.6),
+        _Trait("median_gap_s", 1.0, 180, 90),
     ),
     EngagementMode.SELF_ARTICULATION: (
-        _gap(3.0, 170, 300),
-        _growth(2.0, 0.2, 0.7),
-        _personal(1.5, 0.1, 0.6),
-        _config_changes(1.0, 0.6, 0.1),
-        _distinct(1.0, 0.5, 0.8),
+        _Trait("median_gap_s", 3.0, 170, 300),
+        _Trait("growth", 2.0, 0.2, 0.7),
+        _Trait("personal", 1.5, 0.1, 0.6),
+        _Trait("config_changes", 1.0, 0.6, 0.1),
+        _Trait("distinct_prompts", 1.0, 0.5, 0.8),
     ),
     EngagementMode.OPTIMIZATION: (
-        _same_seed(4.0, 0.1, 0.45),
-        _distinct(2.0, 0.5, 0.25),
-        _config_changes(0.5, 0.6, 0.1),
+        _Trait("same_seed", 4.0, 0.1, 0.45),
+        _Trait("distinct_prompts", 2.0, 0.5, 0.25),
+        _Trait("config_changes", 0.5, 0.6, 0.1),
     ),
 }
 
@@ -267,8 +197,9 @@ def _evidence(signals: Signals, traits: Sequence[_Trait]) -> tuple[Evidence, ...
     total = sum(trait.weight for trait in traits)
     found = []
     for trait in traits:
-        value = trait.measure(signals)
+        measure = _MEASURES[trait.signal]
+        value = measure.value(signals)
         found.append(
-            Evidence(trait.signal, value, trait.strength(value), trait.weight / total, trait.text(signals))
+            Evidence(trait.signal, value, trait.strength(value), trait.weight / total, measure.text(signals))
         )
     return tuple(sorted(found, key=lambda one: -one.weight))

@@ -14,7 +14,7 @@ from nightshift_experience.audit import Audit, FencedEffect
 from nightshift_experience.errors import SessionUnknown
 from nightshift_experience.runs import Outcome
 from nightshift_experience.sessions.cutting import Cut, SessionRun, cut, neighbours
-from nightshift_experience.sessions.days import summary_of
+from nightshift_experience.sessions.days import tell_days
 from nightshift_experience.sessions.modes import distribution
 from nightshift_experience.sessions.signals import measure
 from nightshift_experience.store import session_tables as tables
@@ -171,10 +171,7 @@ class SessionService:
         self, connection: sa.Connection, effect: FencedEffect, project: str, days: Sequence[str]
     ) -> None:
         effect.begin(connection)
-        for day in days:
-            sessions = tables.sessions_of_day(connection, project, day)
-            document = summary_of(day, sessions) if sessions else None
-            tables.put_day(connection, project, day, document, self._now_us())
+        tell_days(connection, project, days, self._now_us())
 
     def _finish(
         self, connection: sa.Connection, effect: FencedEffect, project: str, made: int, told: int

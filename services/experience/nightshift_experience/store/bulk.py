@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 # Numbers of placeholders that IN lists are padded to, so that few different statements exist.
 _SIZES = (1, 4, 16, 64, 256, 512, 1024)
+_DELETED_AT_ONCE = 500
 
 
 def upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -51,6 +52,15 @@ def select_in(
         sql = _select_sql(table, tuple(columns), key, size, connection.dialect.name)
         found.extend(connection.exec_driver_sql(sql, (project, *part)).fetchall())
     return found
+
+
+def delete_in(
+    connection: sa.Connection, table: sa.Table, project: str, key: str, values: Sequence[Any]
+) -> None:
+    """Delete rows of a project whose column `key` is one of `values`."""
+    for begin in range(0, len(values), _DELETED_AT_ONCE):
+        part = values[begin : begin + _DELETED_AT_ONCE]
+        connection.execute(sa.delete(table).where(table.c.project == project, table.c[key].in_(part)))
 
 
 def _mark(dialect: str) -> str:

@@ -15,15 +15,15 @@ import sqlalchemy as sa
 from nightshift_experience.sessions.cutting import browser_of
 from nightshift_experience.sources.devserver.devices import session_key
 from nightshift_experience.store import tables
-from nightshift_experience.store.bulk import insert_new, upsert
-from nightshift_experience.store.session_tables import days, sessions
+from nightshift_experience.store.bulk import delete_in, insert_new, upsert
+from nightshift_experience.store.session_tables import sessions
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
     """What is stored of a device. Instants are microseconds since 1970 UTC, None where there is no run."""
 
-    run_count: int = 0
+    run_ids: tuple[str, ...] = ()
     session_count: int = 0
     first_us: int | None = None
     last_us: int | None = None
@@ -57,12 +57,8 @@ def footprint(connection: sa.Connection, project: str, device: str) -> Footprint
         .select_from(sessions)
         .where(sessions.c.project == project, sessions.c.browser == device_browser(device))
     ).scalar_one()
-    return Footprint(len(found), known, min(starts, default=None), max(starts, default=None))
-
-
-def run_ids_of(connection: sa.Connection, project: str, device: str) -> list[str]:
-    """Its runs."""
-    return [run_id for run_id, _ in _runs_of(connection, project, device)]
+    run_ids = tuple(run_id for run_id, _ in found)
+    return Footprint(run_ids, known, min(starts, default=None), max(starts, default=None))
 
 
 def remember_forgotten(connection: sa.Connection, project: str, device: str, now_us: int) -> None:
@@ -79,8 +75,6 @@ def drop_traces(connection: sa.Connection, project: str, device: str, run_ids: S
     here = sa.and_(sessions.c.project == project, sessions.c.browser == browser)
     touched = list(connection.execute(sa.select(sessions.c.day).where(here).distinct()).scalars())
     connection.execute(sa.delete(sessions).where(here))
-    known = sa.select(days.c.day).where(days.c.project == project, days.c.day.in_(touched))
-    touched = list(connection.execute(known).scalars())
     moved = tables.session_moves.c
     connection.execute(
         sa.delete(tables.session_moves).where(
@@ -93,11 +87,7 @@ def drop_traces(connection: sa.Connection, project: str, device: str, run_ids: S
             path.project == project, path.path.contains(f"/{browser}", autoescape=True)
         )
     )
-    for begin in range(0, len(run_ids), 500):
-        part = run_ids[begin : begin + 500]
-        connection.execute(
-            sa.delete(tables.import_paths).where(path.project == project, path.run_id.in_(part))
-        )
+    delete_in(connection, tables.import_paths, project, "run_id", run_ids)
     insert_new(connection, tables.index_removals, [(project, run_id) for run_id in run_ids])
     return touched
 
@@ -116,12 +106,7 @@ def index_removals(connection: sa.Connection, project: str | None = None) -> dic
 
 def removed_from_index(connection: sa.Connection, project: str, run_ids: Sequence[str]) -> None:
     """The index has lost them."""
-    column = tables.index_removals.c
-    for begin in range(0, len(run_ids), 500):
-        part = run_ids[begin : begin + 500]
-        connection.execute(
-            sa.delete(tables.index_removals).where(column.project == project, column.run_id.in_(part))
-        )
+    delete_in(connection, tables.index_removals, project, "run_id", run_ids)
 
 
 def _runs_of(connection: sa.Connection, project: str, device: str) -> list[tuple[str, int]]:

@@ -21,7 +21,7 @@ from nightshift_experience.profiles.counting import MEASURE_COLUMNS, UNMEASURED,
 from nightshift_experience.runs import RunRecord
 from nightshift_experience.sources.devserver.devices import ProductionRule
 from nightshift_experience.store import tables
-from nightshift_experience.store.bulk import add_counts, select_in, upsert
+from nightshift_experience.store.bulk import add_counts, delete_in, select_in, upsert
 from nightshift_experience.store.favorite_state import favorites_among
 from nightshift_experience.store.forgetting import device_digest, forgotten_devices
 from nightshift_experience.store.merging import (
@@ -56,7 +56,6 @@ _FACTS = (
     "regeneration_of",
     *MEASURE_COLUMNS,
 )
-_REMOVED_AT_ONCE = 500
 _MEMBER = ("run_id", "chain_key", "order_ms", "seed", "production", "interception_config", "regeneration_of")
 
 
@@ -259,9 +258,7 @@ def remove_runs(connection: sa.Connection, project: str, run_ids: Sequence[str])
         left = [member for member in members if member.run_id not in facts]
         marked += _remark(totals, members, left)
     for table in (tables.runs, tables.run_records, tables.feedback, tables.favorites):
-        for begin in range(0, len(run_ids), _REMOVED_AT_ONCE):
-            part = run_ids[begin : begin + _REMOVED_AT_ONCE]
-            connection.execute(sa.delete(table).where(table.c.project == project, table.c.run_id.in_(part)))
+        delete_in(connection, table, project, "run_id", run_ids)
     _store_marks(connection, project, marked)
     apply_counters(connection, project, totals)
     return len(facts)
