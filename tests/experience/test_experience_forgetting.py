@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,27 @@ async def test_a_devices_runs_leave_counters_and_sessions_and_stay_away(tmp_path
         text = json.dumps([event.canonical for event in await _events(service)])
         assert "device.forgotten" in text
         assert BROWSER not in text
+
+
+async def test_a_session_that_is_being_made_does_not_come_back(tmp_path: Path) -> None:
+    """The device is forgotten after a pass has read its runs and before it stores what they were."""
+    async with experience(tmp_path / "home") as service:
+        await record(service, told(0, NAMES[0], "eine Quallenkutsche"))
+        sessions, gone = service.core.sessions, threading.Event()
+        understood, loop = sessions._understood, asyncio.get_running_loop()
+
+        def slowly(*arguments: Any) -> Any:
+            made = understood(*arguments)
+            asyncio.run_coroutine_threadsafe(forget(service, NAMES[0]), loop).result(60)
+            gone.set()
+            return made
+
+        sessions._understood = slowly  # type: ignore[method-assign, assignment]
+        await summarize(service)
+        assert gone.is_set()
+        assert (await footprint(service, NAMES[0])).session_count == 0
+        listed = await service.stub.ListSessions(sessions_pb2.ListSessionsRequest(parent=PARENT), timeout=10)
+        assert not listed.sessions
 
 
 async def _events(service: Experience) -> Any:

@@ -18,6 +18,7 @@ from nightshift_experience.sessions.days import tell_days
 from nightshift_experience.sessions.modes import distribution
 from nightshift_experience.sessions.signals import measure
 from nightshift_experience.store import session_tables as tables
+from nightshift_experience.store.forgetting import device_digest, forgotten_devices
 from nightshift_experience.store.session_tables import StoredDay, StoredSession
 from nightshift_kit.clock import Clock
 from nightshift_kit.storage import Database
@@ -162,6 +163,9 @@ class SessionService:
         made: Sequence[StoredSession],
     ) -> None:
         effect.begin(connection)
+        # A device may have been forgotten since its runs were read: what was made of them must not come back.
+        forgotten = forgotten_devices(connection, project)
+        made = [one for one in made if one.start_us > forgotten.get(device_digest(one.browser), -1)]
         tables.replace_sessions(connection, project, [one.session_id for one in stale], made)
         tables.mark_stale(connection, project, [one.day for one in (*stale, *made)])
         tables.put_state(connection, project, summarized_seq=seq)
